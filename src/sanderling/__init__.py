@@ -1,0 +1,3 @@
+"""Sanderling: federated learning for microcontrollers and edge boards."""
+
+__version__ = "0.1.0"
