@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -157,7 +158,7 @@ def _npz_arrays(file: Path, names: Sequence[str], limit_bytes: int) -> dict[str,
             if sum(info.file_size for info in wanted) > limit_bytes:
                 raise DatasetError(f"{file}: its arrays have more than the {limit_bytes} bytes that are read")
             return {info.filename.removesuffix(".npy"): _npy(archive, info) for info in wanted}
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError, RuntimeError, NotImplementedError) as problem:
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, RuntimeError) as problem:
         raise DatasetError(f"{file}: expected an NPZ archive of plain arrays ({problem})") from None
 
 
@@ -206,9 +207,10 @@ def _read_parquet(file: Path, layout: Layout, limit_bytes: int) -> _Part:
     try:
         arrow: Any = import_module("pyarrow")
         parquet: Any = import_module("pyarrow.parquet")
-    except ImportError:
+    except ImportError as problem:
         raise MissingError(
-            f"{file}: reading Parquet needs the package pyarrow; install it with `pip install pyarrow`"
+            f"{file}: reading Parquet needs the package pyarrow ({problem}); "
+            "install it with `pip install 'sanderling[data]'`, or save the data as CSV or NPZ"
         ) from None
     try:
         metadata = parquet.read_metadata(file)
