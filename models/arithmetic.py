@@ -1,7 +1,7 @@
-"""The integer rules of inference: rescaling by fixed-point multipliers, rounding, and exp, tanh, logistic on integers.
+"""The integer rules of inference: fixed-point rescaling, rounding, and exp, tanh and logistic on integers.
 
-TensorFlow Lite Micro's arithmetic in its double-rounding form (tensorflow/lite/kernels/internal/common.h), and
-gemmlowp's fixed-point functions (https://github.com/google/gemmlowp/blob/master/fixedpoint/fixedpoint.h).
+TensorFlow Lite Micro's arithmetic in its double-rounding form (tensorflow/lite/kernels/internal/common.h),
+and gemmlowp's fixed-point functions (https://github.com/google/gemmlowp/blob/master/fixedpoint/fixedpoint.h).
 docs/arithmetic.md, "Rounding", says the same in words. Arrays hold int32 values; intermediates are int64.
 """
 
@@ -23,10 +23,10 @@ Int64Array = NDArray[np.int64]
 def quantize_multiplier(real: float) -> tuple[int, int]:
     """(multiplier, shift) with real = multiplier * 2**(shift - 31), multiplier in 2**30..2**31-1 or 0.
 
-    Below 2**-32 it is (0, 0). TFLite's QuantizeMultiplier. ValueError when negative, not finite, or 2**30 and more.
+    Below 2**-32 it is (0, 0). TFLite's QuantizeMultiplier. ValueError when negative, not finite or 2**31.
     """
-    if not 0 <= real < 2**30:
-        raise ValueError(f"a real multiplier must be 0 or more and below 2**30, got {real}")
+    if not 0 <= real <= 2**31 - 1:
+        raise ValueError(f"a real multiplier must lie in 0..2**31 - 1, got {real}")
     fraction, shift = math.frexp(real)
     multiplier = math.floor(fraction * 2**31 + 0.5)
     if multiplier == 2**31:
@@ -52,7 +52,7 @@ def multiply_by_quantized_multiplier(x: ArrayLike, multiplier: ArrayLike, shift:
 
 
 def doubling_high_mul(a: ArrayLike, b: ArrayLike) -> Int64Array:
-    """a * b / 2**31 to the nearest integer, halves up; -2**31 squared saturates to 2**31 - 1. int32 values, as int64."""
+    """a * b / 2**31 to the nearest integer, halves up; the square of -2**31 saturates to 2**31 - 1."""
     product = np.asarray(a, dtype=np.int64) * np.asarray(b, dtype=np.int64)
     product += 1 << 30
     product >>= 31
@@ -63,11 +63,12 @@ def rounding_divide_by_pot(x: ArrayLike, exponent: ArrayLike) -> Int64Array:
     """x / 2**exponent to the nearest integer, halves away from zero; 0 <= exponent <= 31."""
     x, exponent = np.asarray(x, dtype=np.int64), np.asarray(exponent, dtype=np.int64)
     half = (1 << exponent) >> 1
-    return (x + half + (x >> 63) * (exponent > 0)) >> exponent
+    quotient: Int64Array = (x + half + (x >> 63) * (exponent > 0)) >> exponent
+    return quotient
 
 
 def round_half_away(x: ArrayLike) -> NDArray[np.float64]:
-    """The nearest integer, halves away from zero: C's round(). Exact for float32 values and for floats below 2**52."""
+    """The nearest integer, halves away from zero: C's round(), for values that are exactly a float32."""
     x = np.asarray(x, dtype=np.float64)
     return np.copysign(np.floor(np.abs(x) + 0.5), x)
 
@@ -131,7 +132,8 @@ def tanh(x: ArrayLike) -> Int64Array:
     x = np.asarray(x, dtype=np.int64)
     exponential = exp_on_negative_values(-np.abs(x), 5)  # exp(-2|x|): the same bits with one integer bit more
     magnitude = _saturating_left_shift(_half_denominator_reciprocal(exponential) - (1 << 29), 2)
-    return np.sign(x) * magnitude
+    signed: Int64Array = np.sign(x) * magnitude
+    return signed
 
 
 def logistic(x: ArrayLike) -> Int64Array:

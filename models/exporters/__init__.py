@@ -1,0 +1,1 @@
+"""From a network to model files that other runtimes read."""
