@@ -491,12 +491,12 @@ def _sigmoidal(
 ) -> Int8Array:
     """tanh or logistic of every int8, in order: -128 or 127 where the input lies outside of Q4."""
     centred = ALL_INT8 - _zero_point(input_)
-    multiplier, shift = arithmetic.quantize_multiplier(_scale(input_) * 2**27)
+    multiplier, shift = arithmetic.quantize_multiplier(min(_scale(input_) * 2**27, 2**31 - 1))
     radius = math.floor(15 * 2.0 ** (27 - shift))
     inside = np.abs(centred) < radius
     scaled = arithmetic.multiply_by_quantized_multiplier(np.where(inside, centred, 0), multiplier, shift)
     rounded = arithmetic.rounding_divide_by_pot(function(scaled), 31 - fraction_bits) + zero_point
-    return arithmetic.saturate(np.where(inside, rounded, np.where(centred < 0, -128, 127)))
+    return arithmetic.saturate(np.where(inside, rounded, np.where(centred <= -radius, -128, 127)))
 
 
 def _quantize(input_: Tensor, output: Tensor) -> Kernel:

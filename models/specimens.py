@@ -42,7 +42,7 @@ Shape = tuple[int, ...]
 
 
 def random_network(rng: np.random.Generator, layers: int = 6, operator: str | None = None) -> Network:
-    """A chain of about `layers` layers with side branches; or of one layer of the kind named, such as "conv2d"."""
+    """A chain of about `layers` layers with side branches; or one layer of the kind named, as "conv2d"."""
     sketch = _Sketch(rng)
     if operator is not None:
         _DRAWN[operator](sketch)

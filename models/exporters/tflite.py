@@ -1,7 +1,7 @@
 """A network as a TensorFlow Lite file that LiteRT, tflite-runtime 2.14 and TensorFlow Lite Micro load.
 
-Schema: tensorflow/compiler/mlir/lite/schema/schema.fbs, version 3. Operators get the lowest version that takes
-int8, since a runtime refuses versions it does not know.
+Schema: tensorflow/compiler/mlir/lite/schema/schema.fbs, version 3. Operators get the lowest version that
+takes int8, since a runtime refuses versions it does not know.
 """
 
 from __future__ import annotations
@@ -39,7 +39,6 @@ from sanderling.models.optional import require
 
 ACTIVATIONS = {"none": "NONE", "relu": "RELU", "relu6": "RELU6"}
 ELEMENTWISE = {"relu": "RELU", "relu6": "RELU6", "tanh": "TANH", "logistic": "LOGISTIC"}
-NO_TENSOR = -1  # in an operator's inputs: left out
 
 
 def to_tflite(network: Network) -> bytes:
@@ -205,11 +204,17 @@ def _lower_fully_connected(graph: _Graph, layer: Layer, operator: FullyConnected
 
 
 def _with_bias(graph: _Graph, layer: Layer) -> tuple[int, int]:
-    """Weights and bias; the bias gets the scales that runtimes check it for, s_in * s_w."""
-    if len(layer.inputs) < 3:
-        return layer.inputs[1], NO_TENSOR
-    x, weights, bias = (graph.tensors[i] for i in layer.inputs)
+    """Weights and bias; the bias gets the scales that runtimes check it for, s_in * s_w.
+
+    A layer without one gets zeros: TFLM's depthwise kernel crashes when it is left out.
+    """
+    x, weights = (graph.tensors[i] for i in layer.inputs[:2])
     assert x.quantization is not None and weights.quantization is not None
+    if len(layer.inputs) > 2:
+        bias = graph.tensors[layer.inputs[2]]
+    else:
+        zeros = np.zeros(graph.tensors[layer.outputs[0]].shape[-1], np.int32)
+        bias = Tensor(name=f"{layer.name}/bias", shape=zeros.shape, dtype="int32", data=zeros)
     input_scale = np.float32(x.quantization.scales[0])
     scales = tuple(float(input_scale * np.float32(scale)) for scale in weights.quantization.scales)
     quantization = Quantization(
@@ -243,7 +248,7 @@ def _named_padding(
     padding: tuple[int, int, int, int],
     dilation: tuple[int, int],
 ) -> str | None:
-    """SAME or VALID when either leads to the same windows as `padding`; what lies past the last window is free."""
+    """SAME or VALID when either leads to the same windows as `padding`."""
     height, width = shape[1:3]
     rows = _same_as(height, window[0], stride[0], padding[:2], dilation[0])
     columns = _same_as(width, window[1], stride[1], padding[2:], dilation[1])
@@ -264,7 +269,7 @@ def _same_as(size: int, window: int, stride: int, padding: tuple[int, ...], dila
 
 
 def same_padding(size: int, window: int, stride: int, dilation: int = 1) -> tuple[int, int]:
-    """(before, after) of TFLite's SAME padding along one axis: ceil(size / stride) windows, the odd one after."""
+    """(before, after) of TFLite's SAME padding along one axis: ceil(size / stride) windows."""
     total = max(0, (-(-size // stride) - 1) * stride + (window - 1) * dilation + 1 - size)
     return total // 2, total - total // 2
 
@@ -287,11 +292,9 @@ class _Writer:
     def file(self) -> bytes:
         graph = self.graph
         ends = (*self.network.inputs, *self.network.outputs)
-        read = {i for operation in graph.operations for i in (*operation.inputs, *operation.outputs)} | set(
-            ends
-        )
-        used = sorted(read - {NO_TENSOR})
-        position = {old: new for new, old in enumerate(used)} | {NO_TENSOR: NO_TENSOR}
+        read = {i for operation in graph.operations for i in (*operation.inputs, *operation.outputs)}
+        used = sorted(read | set(ends))
+        position = {old: new for new, old in enumerate(used)}
         codes = sorted({(operation.code, operation.version) for operation in graph.operations})
         tensors = [self.tensor(graph.tensors[i]) for i in used]
         operations = [self.operation(operation, position, codes) for operation in graph.operations]
