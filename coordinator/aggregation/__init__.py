@@ -1,0 +1,1 @@
+"""Aggregation rules: from a round's reports to one change."""

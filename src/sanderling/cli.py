@@ -1,0 +1,100 @@
+"""The command line. Every command takes --json, never prompts, and exits 0 ok, 1 our fault, 2 usage or configuration,
+3 refused as unsound or unsafe, 4 something missing in the environment.
+
+A command's module is imported only when it is asked for, so that a device's agent starts without the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from sanderling import __version__
+from sanderling.console import Console
+from sanderling.models.errors import SanderlingError, UsageError
+
+# command -> (module in sanderling.commands, one line of help)
+COMMANDS = {
+    "demo": (
+        "demo",
+        "run a whole federation on this machine: a broker, a coordinator, seven devices, real data",
+    ),
+    "init": ("init", "write a commented federation.toml"),
+    "check": ("check", "validate a federation.toml"),
+    "broker run": ("broker_run", "start the broker of a federation"),
+    "coordinator run": ("coordinator_run", "run the rounds of a federation"),
+    "edge run": ("edge_run", "run a device's agent"),
+    "replay": ("replay", "compute a run's final model again from its ledger"),
+    "model list": ("model_list", "list the zoo's models"),
+    "model build": ("model_build", "build a model of the zoo from its data"),
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}\n{self.format_usage().strip()}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    console = Console(as_json="--json" in arguments)
+    try:
+        return _run(arguments, console)
+    except SanderlingError as error:
+        console.error(type(error).__name__, str(error), error.exit_status)
+        return error.exit_status
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 1
+    except Exception as error:
+        traceback.print_exc(file=sys.stderr)
+        console.error("InternalError", f"a fault of ours, please report it: {error!r}", 1)
+        return 1
+
+
+def _run(arguments: list[str], console: Console) -> int:
+    if arguments in (["--version"], ["--version", "--json"]):
+        console.result({"version": __version__}, f"sanderling {__version__}")
+        return 0
+    words = [word for word in arguments if not word.startswith("-")]
+    if not words and ("-h" in arguments or "--help" in arguments or not arguments):
+        print(overview())
+        return 0
+    name, rest = _find(arguments)
+    module = importlib.import_module(f"sanderling.commands.{COMMANDS[name][0]}")
+    parser = _Parser(prog=f"sanderling {name}", description=module.__doc__)
+    module.add_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object; progress goes to stderr")
+    result: tuple[dict[str, Any], str] = module.run(parser.parse_args(rest), console)
+    console.result(*result)
+    return 0
+
+
+def _find(arguments: list[str]) -> tuple[str, list[str]]:
+    """The command that the arguments name, and what follows it."""
+    rest = [word for word in arguments if word != "--json"]
+    json_flag = ["--json"] if "--json" in arguments else []
+    for length in (2, 1):
+        name = " ".join(rest[:length])
+        if name in COMMANDS:
+            return name, rest[length:] + json_flag
+    known = [name for name in COMMANDS if rest and name.split()[0] == rest[0]] or list(COMMANDS)
+    raise UsageError(f"unknown command {' '.join(rest[:2])!r}; expected one of: {', '.join(known)}")
+
+
+def overview() -> str:
+    """What `sanderling --help` prints."""
+    lines = ["usage: sanderling COMMAND [options]", "", "commands:"]
+    lines += [f"  {name:<18}{text}" for name, (_, text) in COMMANDS.items()]
+    lines += ["", "Every command takes --help and --json. Documentation: docs/ in the source tree."]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
