@@ -34,6 +34,7 @@ from sanderling.models.operators import (
     Softmax,
     Tensor,
 )
+from sanderling.models.windows import window_output
 
 Shape = tuple[int, ...]
 
@@ -81,11 +82,6 @@ def check_layer(layer: Layer, tensors: tuple[Tensor, ...]) -> None:
     check.that(low <= len(inputs) <= high, f"expected {low} to {high} inputs, got {len(inputs)}")
     check.that(len(outputs) == 1, f"expected one output, got {len(outputs)}")
     _CHECKS[type(layer.operator)](check, layer.operator)
-
-
-def window_output(size: int, window: int, stride: int, before: int, after: int, dilation: int = 1) -> int:
-    """How many windows fit along one axis of `size`, padded; below 1 when none does."""
-    return (size + before + after - (window - 1) * dilation - 1) // stride + 1
 
 
 class _Check:

@@ -254,19 +254,10 @@ def exact_float(bound: int) -> type[np.float32] | type[np.float64]:
 
 
 def channel_scales(inputs: Sequence[Tensor], output: Tensor, channels: int) -> list[float]:
-    """What rescales a convolution's accumulators to its output: s_in * s_w / s_out, for each channel."""
+    """What rescales each channel's accumulators to the output: s_in * s_w / s_out, in double."""
     scales = _quantization(inputs[1]).scales
     per_channel = scales if len(scales) > 1 else scales * channels
     return [_scale(inputs[0]) * scale / _scale(output) for scale in per_channel]
-
-
-def dense_scales(inputs: Sequence[Tensor], output: Tensor, units: int) -> list[float]:
-    """The same for a fully connected layer, where with one scale s_in * s_w is rounded to float32 first."""
-    scales = _quantization(inputs[1]).scales
-    if len(scales) > 1:
-        return channel_scales(inputs, output, units)
-    product = float(np.float32(_scale(inputs[0])) * np.float32(scales[0]))
-    return [product / _scale(output)] * units
 
 
 def _conv2d(operator: Conv2D, inputs: list[Tensor], output: Tensor) -> Kernel:
@@ -311,7 +302,7 @@ def _depthwise_conv2d(operator: DepthwiseConv2D, inputs: list[Tensor], output: T
 
 def _fully_connected(operator: FullyConnected, inputs: list[Tensor], output: Tensor) -> Kernel:
     matrix = _data(inputs[1]).T
-    reals = dense_scales(inputs, output, matrix.shape[1])
+    reals = channel_scales(inputs, output, matrix.shape[1])
     layer = _weighted(inputs, output, operator.activation, matrix, reals)
 
     def kernel(x: Int8Array) -> Int8Array:

@@ -12,8 +12,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sanderling.models.checks import window_output
-from sanderling.models.exporters.tflite import same_padding
 from sanderling.models.network import (
     Activation,
     Add,
@@ -37,6 +35,7 @@ from sanderling.models.network import (
     Softmax,
     Tensor,
 )
+from sanderling.models.windows import same_padding, window_output
 
 Shape = tuple[int, ...]
 

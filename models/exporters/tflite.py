@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sanderling.models.checks import window_output
 from sanderling.models.errors import ModelFormatError
 from sanderling.models.network import (
     Add,
@@ -36,6 +35,7 @@ from sanderling.models.network import (
     Tensor,
 )
 from sanderling.models.optional import require
+from sanderling.models.windows import same_padding, window_output
 
 ACTIVATIONS = {"none": "NONE", "relu": "RELU", "relu6": "RELU6"}
 ELEMENTWISE = {"relu": "RELU", "relu6": "RELU6", "tanh": "TANH", "logistic": "LOGISTIC"}
@@ -266,12 +266,6 @@ def _same_as(size: int, window: int, stride: int, padding: tuple[int, ...], dila
     if before == same[0] and count == -(-size // stride):
         names.add("SAME")
     return names
-
-
-def same_padding(size: int, window: int, stride: int, dilation: int = 1) -> tuple[int, int]:
-    """(before, after) of TFLite's SAME padding along one axis: ceil(size / stride) windows."""
-    total = max(0, (-(-size // stride) - 1) * stride + (window - 1) * dilation + 1 - size)
-    return total // 2, total - total // 2
 
 
 def _mul_grows(graph: _Graph, layer: Layer) -> bool:
