@@ -1,9 +1,8 @@
-"""From federation.toml to what each room takes: the coordinator's settings, the device's, the model and the data."""
+"""From federation.toml to what the coordinator takes: its settings, and the model a run begins with."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from sanderling.broker.messages import TrainingPlan
 from sanderling.config import FederationConfig
@@ -14,7 +13,7 @@ from sanderling.coordinator.settings import (
     SelectionSettings,
     UpdateSettings,
 )
-from sanderling.models import datasets, zoo
+from sanderling.models import zoo
 from sanderling.models.package import ModelPackage
 from sanderling.models.tail import dense_head, initial_theta
 from sanderling.models.updates import GlobalModel
@@ -80,29 +79,3 @@ def starting_point(config: FederationConfig) -> StartingPoint:
         version=0, backbone_hash=package.network.content_hash, theta=initial_theta(package.network, head)
     )
     return StartingPoint(package=package, package_bytes=package.to_bytes(), model=model)
-
-
-def dataset(config: FederationConfig) -> datasets.Dataset:
-    """The data of `config.data`, every client's."""
-    data = config.data
-    if data.source == "watch":
-        return datasets.load("watch")
-    if data.source in datasets.NAMES:
-        return datasets.load(
-            data.source,
-            partition=data.partition if data.partition != "natural" else "dirichlet",
-            seed=config.federation.seed,
-            clients=data.clients,
-            alpha=data.alpha,
-            classes=data.classes_per_client,
-        )
-    return datasets.load(
-        "folder",
-        path=Path(data.source),
-        client=data.client_column,
-        label=data.label_column,
-        recording=data.recording_column or None,
-        window=data.window,
-        step=data.step,
-        seed=config.federation.seed,
-    )

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from sanderling import assembly, config_file
+from sanderling import assembly, config_file, data_source
 from sanderling.config import FederationConfig
 from sanderling.console import Console
 from sanderling.demo import comparison
@@ -84,7 +84,7 @@ def compare(config: FederationConfig) -> Comparison:
     start = assembly.starting_point(config)
     network = start.package.network
     head = dense_head(network)
-    data = assembly.dataset(config)
+    data = data_source.dataset(config)
     people = tuple(_person(start.package, head, data, device) for device in config.federation.devices)
     training = LocalTraining(
         epochs=config.training.epochs,

@@ -36,7 +36,7 @@ class Processes:
 
     def start(self, name: str, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
         """Runs `sanderling ARGUMENTS`; its standard error goes to NAME.log, its standard output to NAME.out."""
-        with self.log(name).open("wb") as log, (self._directory / f"{name}.out").open("wb") as out:
+        with self.log(name).open("ab") as log, (self._directory / f"{name}.out").open("wb") as out:
             process = subprocess.Popen(
                 [sys.executable, "-m", "sanderling.cli", *arguments],
                 stdin=subprocess.DEVNULL,
@@ -46,6 +46,10 @@ class Processes:
             )
         self._running[name] = process
         return process
+
+    def running(self, name: str) -> subprocess.Popen[bytes]:
+        """The process last started under that name."""
+        return self._running[name]
 
     def log(self, name: str) -> Path:
         """Where a process's progress is."""

@@ -1,0 +1,52 @@
+"""Run a device's agent: it waits for rounds, trains on its own examples, and sends small updates; until it is stopped."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from sanderling import data_source
+from sanderling.commands import options
+from sanderling.console import Console
+from sanderling.edge_runtime import service
+from sanderling.edge_runtime.sources import SourceSettings
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which device this is, and where it keeps its state."""
+    options.add_config(parser)
+    parser.add_argument("--device", required=True, metavar="ID", help="this device's name in the federation")
+    parser.add_argument(
+        "--client", metavar="NAME", help="whose examples of the data set are its own (default: ID)"
+    )
+    parser.add_argument("--dir", type=Path, help="where the device keeps its state (default: sanderling-ID)")
+    parser.add_argument(
+        "--backend",
+        choices=("auto", "reference", "litert", "onnxruntime", "tflite"),
+        default="auto",
+        help="what runs the frozen part where the plan asks for fast arithmetic",
+    )
+    parser.add_argument(
+        "--exit-when-finished", action="store_true", help="leave when the federation is finished"
+    )
+
+
+def run(arguments: argparse.Namespace, console: Console) -> tuple[dict[str, Any], str]:
+    """Serves until SIGTERM or SIGINT, or the federation's end with --exit-when-finished."""
+    config = options.read_config(arguments)
+    name, choices = data_source.data_options(config)
+    settings = service.AgentSettings(
+        federation=config.federation.name,
+        device_id=arguments.device,
+        host=config.link.host,
+        port=config.link.port,
+        state_dir=arguments.dir or Path(f"sanderling-{arguments.device}"),
+        source=SourceSettings(name=name, client=arguments.client or arguments.device, options=choices),
+        backend=arguments.backend,
+        capacity=config.training.capacity,
+        exit_when_finished=arguments.exit_when_finished,
+        keepalive_s=config.link.keepalive_s,
+    )
+    service.run(settings, options.stop_on_signal(), console.progress)
+    return {"device": arguments.device, "federation": config.federation.name}, f"{arguments.device} left"
