@@ -105,6 +105,7 @@ class _Sketch:
     def quantization(self, scale: float | None = None) -> Quantization:
         """Around `scale`, or of any usual size; zero points often at an end of the range."""
         drawn = scale * 2 ** self.rng.uniform(-1, 1.5) if scale else 10 ** self.rng.uniform(-3, 0)
+        drawn = min(max(drawn, 2.0**-20), 2.0**20)
         zero_point = int(self.rng.choice([-128, 0, 127, self.size(-128, 127), self.size(-128, 127)]))
         return Quantization(scales=(float(np.float32(drawn)),), zero_points=(zero_point,))
 
