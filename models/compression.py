@@ -53,7 +53,8 @@ def clip(vector: Int32Vector, norm: int) -> Int32Vector:
         return vector
     factor = (norm << 16) // (math.isqrt(squared) + 1)
     magnitude = (np.abs(vector.astype(np.int64)) * factor) >> 16
-    return (np.sign(vector) * magnitude).astype(np.int32)
+    clipped: Int32Vector = (np.sign(vector) * magnitude).astype(np.int32)
+    return clipped
 
 
 def quantize(vector: Int32Vector, coordinates: Int32Vector, scale_shift: int, key: Key) -> QuantizedUpdate:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 Key = tuple[int, int]
 UInt32Vector = NDArray[np.uint32]
+UInt32Array = NDArray[np.uint32]
 
 _ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
 _PARITY = 0x1BD11BDA
@@ -34,8 +35,11 @@ def derive_key(purpose: str, *parts: str | bytes | int) -> Key:
     return int.from_bytes(word[:4], "little"), int.from_bytes(word[4:], "little")
 
 
-def threefry2x32(key: Key, counter: tuple[UInt32Vector, UInt32Vector]) -> tuple[UInt32Vector, UInt32Vector]:
-    """Encrypts the counters (n,), (n,) under `key`: two words (n,), (n,) a block."""
+@np.errstate(over="ignore")
+def threefry2x32(
+    key: Key | tuple[UInt32Array, UInt32Array], counter: tuple[UInt32Array, UInt32Array]
+) -> tuple[UInt32Array, UInt32Array]:
+    """Encrypts the counters under the key: two words a block. Arrays, of keys too, broadcast."""
     schedule = (np.uint32(key[0]), np.uint32(key[1]), np.uint32(key[0] ^ key[1] ^ _PARITY))
     x0, x1 = counter[0] + schedule[0], counter[1] + schedule[1]
     for block in range(5):
@@ -50,12 +54,18 @@ def threefry2x32(key: Key, counter: tuple[UInt32Vector, UInt32Vector]) -> tuple[
 
 def random_words(key: Key, count: int, *, stream: int = 0) -> UInt32Vector:
     """`count` uniform 32-bit words. Word i is lane i % 2 of the block with counter (i // 2, stream)."""
-    blocks = (count + 1) // 2
-    with np.errstate(over="ignore"):
-        lanes = threefry2x32(
-            key, (np.arange(blocks, dtype=np.uint32), np.full(blocks, stream, dtype=np.uint32))
-        )
-    return np.stack(lanes, axis=1).reshape(-1)[:count]
+    words: UInt32Vector = words_of_streams(key, count, np.array([stream], dtype=np.uint32))[0]
+    return words
+
+
+def words_of_streams(
+    key: Key | tuple[UInt32Array, UInt32Array], count: int, streams: UInt32Vector
+) -> UInt32Array:
+    """The first `count` words of each stream, (..., streams, count); a key's arrays are (..., 1, 1)."""
+    blocks = np.arange((count + 1) // 2, dtype=np.uint32)
+    lanes = threefry2x32(key, (blocks, streams[:, None]))
+    words: UInt32Array = np.stack(np.broadcast_arrays(*lanes), axis=-1)
+    return words.reshape(*words.shape[:-2], 2 * blocks.size)[..., :count]
 
 
 def below(words: UInt32Vector, bounds: NDArray[np.int64] | int) -> NDArray[np.int64]:
@@ -65,9 +75,18 @@ def below(words: UInt32Vector, bounds: NDArray[np.int64] | int) -> NDArray[np.in
 
 def permutation(key: Key, count: int, *, stream: int = 0) -> NDArray[np.int64]:
     """A shuffle of range(count), Fisher-Yates from the top: element i is swapped with below(word[i], i + 1)."""
-    partners = below(random_words(key, count, stream=stream), np.arange(1, count + 1)).tolist()
-    order = list(range(count))
-    for i in range(count - 1, 0, -1):
+    return _shuffled(random_words(key, count, stream=stream))
+
+
+def permutations(key: Key, count: int, streams: int) -> list[NDArray[np.int64]]:
+    """`permutation` of each stream 0..streams-1."""
+    return [_shuffled(words) for words in words_of_streams(key, count, np.arange(streams, dtype=np.uint32))]
+
+
+def _shuffled(words: UInt32Vector) -> NDArray[np.int64]:
+    partners = below(words, np.arange(1, words.size + 1)).tolist()
+    order = list(range(words.size))
+    for i in range(words.size - 1, 0, -1):
         j = partners[i]
         order[i], order[j] = order[j], order[i]
     return np.array(order, dtype=np.int64)

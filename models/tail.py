@@ -7,9 +7,12 @@ docs/arithmetic.md, "Training a dense head".
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sanderling.models.errors import ModelFormatError
 from sanderling.models.network import FullyConnected, Network, Quantization, Softmax, Tensor
@@ -17,6 +20,7 @@ from sanderling.models.updates import Int32Vector
 
 FRACTION_BITS = 8
 THETA_LIMIT = 127 << FRACTION_BITS  # so that the rounded weight stays within -127..127
+MAX_FEATURES = 1 << 16  # so that an accumulator stays within 32 bits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +53,15 @@ def dense_head(network: Network) -> DenseHead:
     layer = network.layers[index]
     inputs, weights = network.tensors[layer.inputs[0]], network.tensors[layer.inputs[1]]
     if inputs.quantization is None or weights.quantization is None or weights.data is None:
-        raise ModelFormatError(f"layer {layer.name!r}: a trainable head needs int8 input and constant int8 weights")
+        raise ModelFormatError(
+            f"layer {layer.name!r}: a trainable head needs int8 input and constant int8 weights"
+        )
+    features = weights.shape[1]
+    if layer.operator != FullyConnected() or math.prod(inputs.shape) != features or features > MAX_FEATURES:
+        raise ModelFormatError(
+            f"layer {layer.name!r}: a trainable head has no activation and one row of at most {MAX_FEATURES} "
+            f"features, it has {layer.operator} on {inputs.shape}"
+        )
     input_scale = inputs.quantization.scales[0]
     weight_scale = max(weights.quantization.scales)
     bias = _bias(network, index, weight_scale)
@@ -62,7 +74,7 @@ def dense_head(network: Network) -> DenseHead:
         )
     return DenseHead(
         layer=index,
-        features=weights.shape[1],
+        features=features,
         classes=weights.shape[0],
         input_scale=input_scale,
         input_zero_point=inputs.quantization.zero_points[0],
@@ -79,7 +91,8 @@ def initial_theta(network: Network, head: DenseHead) -> Int32Vector:
     shadow = np.rint(weights.data.astype(np.float64) * ratio * (1 << FRACTION_BITS))
     bias = np.rint(_bias(network, head.layer, head.weight_scale) * (1 << FRACTION_BITS) / head.bias_input)
     theta = np.concatenate([shadow.reshape(-1), bias])
-    return np.clip(theta, -THETA_LIMIT, THETA_LIMIT).astype(np.int32)
+    clipped: Int32Vector = np.clip(theta, -THETA_LIMIT, THETA_LIMIT).astype(np.int32)
+    return clipped
 
 
 def rounded_weights(head: DenseHead, theta: Int32Vector) -> tuple[Int32Vector, Int32Vector]:
@@ -119,7 +132,7 @@ def with_theta(network: Network, head: DenseHead, theta: Int32Vector) -> Network
     return replace(network, tensors=tuple(tensors), layers=tuple(layers))
 
 
-def _bias(network: Network, layer_index: int, weight_scale: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _bias(network: Network, layer_index: int, weight_scale: float) -> NDArray[np.float64]:
     """The layer's bias (K,) in steps of input scale times `weight_scale`, zero when it has none."""
     layer = network.layers[layer_index]
     weights = network.tensors[layer.inputs[1]]
@@ -131,6 +144,6 @@ def _bias(network: Network, layer_index: int, weight_scale: float) -> np.ndarray
     return np.asarray(tensor.data, dtype=np.float64) * ratio
 
 
-def _frozen(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
+def _frozen(array: NDArray[Any]) -> NDArray[Any]:
     array.setflags(write=False)
     return array
