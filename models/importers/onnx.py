@@ -257,7 +257,7 @@ class _Reader:
     def read(self, node: Node) -> None:
         if node.outputs[0] in self.absorbed:
             return
-        if node.operator in _FOLDED and all(name in self.file.constants for name in node.inputs if name):
+        if node.operator in _FOLDED and all(name in self.file.constants for name in node.inputs):
             self.file.constants[node.outputs[0]] = _FOLDED[node.operator](self, node)
             return
         if node.operator not in _READERS:
@@ -980,15 +980,22 @@ def _shape_of(reader: _Reader, node: Node) -> None:
 
 def _fold(change: Callable[[_Reader, Node, Array], Array]) -> Callable[[_Reader, Node], Array]:
     def fold(reader: _Reader, node: Node) -> Array:
-        array = reader.file.constants[node.input(0)]
+        array = _given(reader, node, 0)
         reader.file.budget.spend(array.size + 1)
         return _changed(change, reader, node, array)
 
     return fold
 
 
+def _given(reader: _Reader, node: Node, index: int) -> Array:
+    values = reader.constant(node, index)
+    if values is None:
+        raise node.refuse(f"input {index} is missing")
+    return values
+
+
 def _gather(reader: _Reader, node: Node, array: Array) -> Array:
-    indices = reader.file.constants[node.input(1)]
+    indices = _given(reader, node, 1)
     if indices.size > 16:
         raise node.refuse("more than 16 indices are not supported")
     return np.asarray(array.take(indices, axis=node.integer("axis", 0)))

@@ -103,8 +103,9 @@ def read_file(data: bytes) -> File:
     constants: dict[str, Array] = {}
     total = 0
     for proto in graph.initializer:
-        constants[proto.name] = constant(proto)
-        total += constants[proto.name].size
+        values = constant(proto)
+        constants[_text(proto.name)] = values
+        total += values.size
         if total > MAX_TOTAL_ELEMENTS:
             raise ModelFormatError(f"the constants have more than {MAX_TOTAL_ELEMENTS} elements")
     consumers: dict[str, list[Node]] = defaultdict(list)
@@ -115,8 +116,8 @@ def read_file(data: bytes) -> File:
         opset=opset,
         nodes=nodes,
         constants=constants,
-        inputs={v.name: _declared(v) for v in graph.input[:64] if v.name not in constants},
-        outputs=tuple(v.name for v in graph.output[:64]),
+        inputs={name: _declared(v) for v in graph.input[:64] if (name := _text(v.name)) not in constants},
+        outputs=tuple(_text(v.name) for v in graph.output[:64]),
         consumers=dict(consumers),
     )
 
@@ -143,18 +144,15 @@ def _nodes(graph: Any) -> tuple[Node, ...]:
         raise ModelFormatError(f"{len(graph.node)} nodes; more than {MAX_LAYERS} are not supported")
     nodes = []
     for proto in graph.node:
-        label = proto.name or (proto.output[0] if proto.output else "")
-        domain = "" if proto.domain in ("", "ai.onnx") else f"{proto.domain}::"
-        contributed = proto.domain == "com.microsoft" and proto.op_type in (
-            "QuantizeLinear",
-            "DequantizeLinear",
-        )
+        domain, operator = _text(proto.domain), _text(proto.op_type)
+        standard = domain in ("", "ai.onnx") or operator in ("QuantizeLinear", "DequantizeLinear")
+        outputs = tuple(_text(name) for name in proto.output[:64])
         node = Node(
-            operator=proto.op_type if contributed else domain + proto.op_type,
-            name=label[:256],
-            inputs=tuple(proto.input[:64]),
-            outputs=tuple(proto.output[:64]),
-            attributes={attribute.name: attribute for attribute in proto.attribute[:64]},
+            operator=operator if standard else f"{domain}::{operator}",
+            name=(_text(proto.name) or "".join(outputs[:1]))[:256],
+            inputs=tuple(_text(name) for name in proto.input[:64]),
+            outputs=outputs,
+            attributes={_text(attribute.name): attribute for attribute in proto.attribute[:64]},
         )
         if not node.outputs or len(proto.input) > 64:
             raise node.refuse("no output, or more than 64 inputs")
@@ -164,7 +162,7 @@ def _nodes(graph: Any) -> tuple[Node, ...]:
 
 def constant(proto: Any) -> Array:
     """A TensorProto's values, read-only."""
-    name = proto.name[:256]
+    name = _text(proto.name)[:256]
     if proto.data_location == EXTERNAL or proto.external_data:
         raise ModelFormatError(f"constant {name!r}: external data is refused; save the model as one file")
     if proto.data_type not in DATA_TYPES:
@@ -187,6 +185,11 @@ def constant(proto: Any) -> Array:
     return values
 
 
+def _text(value: str | bytes) -> str:
+    """A string field; protobuf gives bytes where a file's string is not UTF-8."""
+    return value if isinstance(value, str) else value.decode(errors="replace")
+
+
 def _declared(value: Any) -> tuple[str, tuple[int, ...]]:
     """(type, shape) of a graph input; a free first dimension is a batch of 1."""
     kind = value.type.tensor_type
@@ -196,9 +199,9 @@ def _declared(value: Any) -> tuple[str, tuple[int, ...]]:
         sizes[0] = 1
     if dtype not in ("float32", "int8", "uint8") or not all(size > 0 for size in sizes):
         raise ModelFormatError(
-            f"input {value.name[:256]!r} is {dtype} of shape {sizes}: expected float32, int8 or uint8, "
+            f"input {_text(value.name)[:256]!r} is {dtype} of shape {sizes}: expected float32, int8 or uint8, "
             "with no free dimension but the first"
         )
     if math.prod(sizes) > MAX_TOTAL_ELEMENTS:
-        raise ModelFormatError(f"input {value.name[:256]!r}: shape {sizes} is too large")
+        raise ModelFormatError(f"input {_text(value.name)[:256]!r}: shape {sizes} is too large")
     return dtype, tuple(sizes)
