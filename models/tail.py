@@ -65,7 +65,7 @@ def dense_head(network: Network) -> DenseHead:
     input_scale = inputs.quantization.scales[0]
     weight_scale = max(weights.quantization.scales)
     bias = _bias(network, index, weight_scale)
-    needed = -(-int(np.abs(bias).max(initial=0)) << FRACTION_BITS) // THETA_LIMIT
+    needed = math.ceil(np.abs(bias).max(initial=0) * (1 << FRACTION_BITS) / THETA_LIMIT)
     bias_input = max(min(round(1 / input_scale), 255), needed, 1)
     if bias_input > 255:
         raise ModelFormatError(

@@ -1,0 +1,193 @@
+"""Writes tests/vectors/training_*.json: golden bytes of random bits, training and compression, for Python and C.
+
+`python tests/generate_training_vectors.py` writes, `--check` compares and fails where a byte differs.
+Arrays are hexadecimal, little-endian; "blake2b" is BLAKE2b-256 over theta as little-endian int16.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sanderling.models import compression
+from sanderling.models.random_bits import below, derive_key, permutation, random_words
+from sanderling.models.tail import DenseHead
+from sanderling.models.training import (
+    EXP_COARSE,
+    EXP_FINE,
+    LocalTraining,
+    error_scale,
+    exponent_scale,
+    proximal_rate_q16,
+    train_head,
+)
+
+FOLDER = Path(__file__).parent / "vectors"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="compare with the files instead of writing them")
+    check = parser.parse_args().check
+    stale = []
+    for name, content in files().items():
+        path, text = FOLDER / name, json.dumps(content, indent=1) + "\n"
+        if not check:
+            FOLDER.mkdir(exist_ok=True)
+            path.write_text(text)
+        elif not path.exists() or path.read_text() != text:
+            stale.append(name)
+    if stale:
+        print(f"differ from what the code gives: {', '.join(stale)}", file=sys.stderr)
+    return 1 if stale else 0
+
+
+def files() -> dict[str, dict[str, Any]]:
+    """Each file's name and content."""
+    return {
+        "training_random_bits.json": random_bits(),
+        "training_head.json": heads(),
+        "training_compression.json": compressions(),
+    }
+
+
+def random_bits() -> dict[str, Any]:
+    keys = [
+        {"purpose": "mask", "parts": ["watch", 3], "key": derive_key("mask", "watch", 3)},
+        {"purpose": "round", "parts": ["run", 7, 2, "pi-1"], "key": derive_key("round", "run", 7, 2, "pi-1")},
+    ]
+    key = derive_key("train", "vectors")
+    words = [
+        {"stream": stream, "words": random_words(key, 7, stream=stream).tolist()} for stream in (0, 1, 999)
+    ]
+    orders = [
+        {"stream": stream, "count": count, "order": permutation(key, count, stream=stream).tolist()}
+        for stream, count in ((0, 1), (0, 17), (5, 100))
+    ]
+    return {"derive_key": keys, "key": key, "random_words": words, "permutation": orders}
+
+
+def heads() -> dict[str, Any]:
+    cases = [
+        head_case("batch 1", 64, 12, 100, LocalTraining(epochs=10, batch_size=1, learning_rate_q16=1311)),
+        head_case("batch 16", 64, 12, 100, LocalTraining(epochs=143, batch_size=16, learning_rate_q16=6554)),
+        head_case(
+            "proximal term, batch not a divisor",
+            36,
+            7,
+            50,
+            LocalTraining(epochs=143, batch_size=8, learning_rate_q16=6554, proximal_mu_q16=6554),
+        ),
+        head_case(
+            "saturation", 5, 3, 40, LocalTraining(epochs=25, batch_size=1, learning_rate_q16=1 << 22), 0.0005
+        ),
+    ]
+    tables = {"exp_coarse": EXP_COARSE.tolist(), "exp_fine": EXP_FINE.tolist()}
+    return {**tables, "cases": cases}
+
+
+def head_case(
+    name: str, features: int, classes: int, count: int, training: LocalTraining, weight_scale: float = 0.01
+) -> dict[str, Any]:
+    """A run of 1,000 steps or a few more, with theta after 1, 10, 100 and all epochs."""
+    head = DenseHead(
+        layer=0,
+        features=features,
+        classes=classes,
+        input_scale=float(np.float32(0.05)),
+        input_zero_point=-128 if features % 2 == 0 else 4,
+        weight_scale=float(np.float32(weight_scale)),
+        bias_input=20,
+    )
+    drawn, key = derive_key("vectors", name), derive_key("train", name)
+    centres = integers(drawn, classes * features, -100, 100, stream=1).reshape(classes, features)
+    labels = integers(drawn, count, 0, classes - 1, stream=2)
+    noise = integers(drawn, count * features, -40, 40, stream=3).reshape(count, features)
+    inputs = np.clip(centres[labels] + noise, -128, 127).astype(np.int8)
+    theta = integers(drawn, head.dimension, -2000, 2000, stream=4).astype(np.int32)
+    after = {}
+    for epochs in sorted({e for e in (1, 10, 100) if e < training.epochs} | {training.epochs}):
+        shorter = LocalTraining(
+            epochs=epochs,
+            batch_size=training.batch_size,
+            learning_rate_q16=training.learning_rate_q16,
+            proximal_mu_q16=training.proximal_mu_q16,
+        )
+        trained = train_head(head, theta, inputs, labels, shorter, key)
+        after[str(epochs)] = blake2b(trained)
+    return {
+        "name": name,
+        "features": features,
+        "classes": classes,
+        "input_zero_point": head.input_zero_point,
+        "bias_input": head.bias_input,
+        "input_scale": head.input_scale,
+        "weight_scale": head.weight_scale,
+        "epochs": training.epochs,
+        "batch_size": training.batch_size,
+        "learning_rate_q16": training.learning_rate_q16,
+        "proximal_mu_q16": training.proximal_mu_q16,
+        "exponent_scale": exponent_scale(head),
+        "error_scale": error_scale(head, training),
+        "proximal_rate_q16": proximal_rate_q16(training),
+        "key": key,
+        "steps": training.epochs * -(-count // training.batch_size),
+        "inputs_int8": as_hex(inputs, "i1"),
+        "labels": labels.tolist(),
+        "theta_int16": as_hex(theta, "<i2"),
+        "blake2b_after_epochs": after,
+        "trained_int16": as_hex(trained, "<i2"),
+    }
+
+
+def compressions() -> dict[str, Any]:
+    cases = []
+    for name, dimension, count, norm, shift in (
+        ("mask, clipped", 40, 10, 3000, 7),
+        ("whole, clipped hard", 40, 40, 500, 2),
+        ("no bound", 25, 12, 0, 5),
+        ("saturated", 12, 12, 0, 0),
+    ):
+        drawn, key = derive_key("vectors", name), derive_key("quantize", name)
+        change = integers(drawn, dimension, -3000, 3000).astype(np.int32)
+        mask = compression.shared_mask("vectors", 5, dimension, count)
+        clipped = compression.clip(change, norm)
+        sent = compression.quantize(clipped, mask, shift, key)
+        cases.append(
+            {
+                "name": name,
+                "change": change.tolist(),
+                "coordinates": mask.tolist(),
+                "clipping_norm": norm,
+                "scale_shift": shift,
+                "key": key,
+                "clipped": clipped.tolist(),
+                "values": sent.values.tolist(),
+                "left_over_1000": compression.feed_back_error(change, sent, 1000).tolist(),
+                "top_5": compression.top_k(change, 5).tolist(),
+            }
+        )
+    return {"mask": {"federation": "vectors", "mask_epoch": 5}, "cases": cases}
+
+
+def integers(key: tuple[int, int], count: int, low: int, high: int, stream: int = 0) -> np.ndarray:
+    """Uniform in low..high."""
+    return low + below(random_words(key, count, stream=stream), high - low + 1)
+
+
+def as_hex(array: np.ndarray, dtype: str) -> str:
+    return array.astype(dtype).tobytes().hex()
+
+
+def blake2b(theta: np.ndarray) -> str:
+    return hashlib.blake2b(theta.astype("<i2").tobytes(), digest_size=32).hexdigest()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
