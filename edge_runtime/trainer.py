@@ -1,0 +1,145 @@
+"""One round of local training: from cached features and a plan to the update message, a pure function of both.
+
+The order is that of docs/arithmetic.md, "From training to update": change, restriction to the round's coordinates,
+clipping, stochastic quantisation, shrinking. Error feedback (Stich et al. 2018, arXiv 1809.07599) in top-k mode only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sanderling.broker import codec
+from sanderling.broker.messages import RoundPlan, UpdateMessage, UpdatePlan
+from sanderling.models.compression import clip, feed_back_error, quantize, shared_mask, squared_norm, top_k
+from sanderling.models.random_bits import Key, derive_key
+from sanderling.models.tail import DenseHead
+from sanderling.models.training import LocalTraining, evaluate_head, train_head
+from sanderling.models.updates import Int32Vector, QuantizedUpdate
+
+RESIDUAL_NORMS = 4  # the residual's norm is capped at this many clipping norms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Examples:
+    """What the head learns from: int8 features (n, F) and labels (n,)."""
+
+    features: NDArray[np.int8]
+    labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LocalData:
+    """A device's own examples; the test part serves the final evaluation only."""
+
+    train: Examples
+    validation: Examples
+    test: Examples
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Residual:
+    """What top-k updates have left unsent: `vector` (d,) in theta units. It does not outlive its mask epoch."""
+
+    mask_epoch: int
+    vector: Int32Vector
+
+
+def train(
+    plan: RoundPlan,
+    device_id: str,
+    head: DenseHead,
+    theta: Int32Vector,
+    data: LocalData,
+    residual: Residual | None,
+    clock: Callable[[], float],
+) -> tuple[UpdateMessage, Residual | None]:
+    """The device's answer to a round on the model theta (d,), and the residual once that answer is delivered.
+
+    `clock` gives seconds and decides `duration_ms` alone. Validation figures are of theta before training.
+    """
+    started = clock()
+    validation = evaluate_head(head, theta, data.validation.features, data.validation.labels)
+    trained = train_head(
+        head, theta, data.train.features, data.train.labels, _local(plan), _key("train", plan, device_id)
+    )
+    training = evaluate_head(head, trained, data.train.features, data.train.labels)
+    delta = trained - theta
+    wanted = _with_residual(delta, plan.update, residual)
+    sent = compress(plan, device_id, wanted)
+    message = UpdateMessage(
+        run=plan.run,
+        round=plan.round,
+        model_hash_prefix=plan.model.model_hash[:8],
+        num_examples=data.train.labels.size,
+        training_loss_milli=milli(training.mean_loss),
+        validation_correct=validation.correct,
+        validation_count=validation.count,
+        validation_loss_milli=milli(validation.mean_loss),
+        duration_ms=max(0, round(1000 * (clock() - started))),
+        payload=codec.encode(sent, shared_coordinates=plan.update.mode == "mask"),
+    )
+    return message, _left_over(plan.update, delta, wanted, sent)
+
+
+def compress(plan: RoundPlan, device_id: str, wanted: Int32Vector) -> QuantizedUpdate:
+    """What of the change `wanted` (d,) travels under the plan; its dequantised norm is at most the clipping norm."""
+    update = plan.update
+    if update.mode == "mask":
+        coordinates = shared_mask(plan.federation, update.mask_epoch, wanted.size, update.coordinates)
+    else:
+        coordinates = top_k(wanted, update.coordinates)
+    restricted = np.zeros_like(wanted)
+    restricted[coordinates] = wanted[coordinates]
+    clipped = clip(restricted, update.clipping_norm)
+    sent = quantize(clipped, coordinates, update.scale_shift, _key("quantize", plan, device_id))
+    return _shrink(sent, update.clipping_norm)
+
+
+def milli(value: float) -> int:
+    """Thousandths, for a message."""
+    return min(round(1000 * value), (1 << 32) - 1)
+
+
+def _shrink(sent: QuantizedUpdate, clipping_norm: int) -> QuantizedUpdate:
+    """Rounding up at random may lift the norm over the bound again: the values toward zero until it holds."""
+    steps = clipping_norm >> sent.scale_shift
+    if clipping_norm == 0:
+        return sent
+    values = clip(sent.values.astype(np.int32), steps) if steps else np.zeros_like(sent.values)
+    return replace(sent, values=values.astype(np.int8))
+
+
+def _with_residual(delta: Int32Vector, update: UpdatePlan, residual: Residual | None) -> Int32Vector:
+    if update.mode != "topk" or residual is None or residual.mask_epoch != update.mask_epoch:
+        return delta
+    return delta + residual.vector if residual.vector.size == delta.size else delta
+
+
+def _left_over(
+    update: UpdatePlan, delta: Int32Vector, wanted: Int32Vector, sent: QuantizedUpdate
+) -> Residual | None:
+    """Capped at RESIDUAL_NORMS clipping norms, or where the plan has none, at as many norms of this round's change."""
+    if update.mode != "topk":
+        return None
+    bound = RESIDUAL_NORMS * (update.clipping_norm or math.isqrt(squared_norm(delta)) + 1)
+    return Residual(mask_epoch=update.mask_epoch, vector=feed_back_error(wanted, sent, bound))
+
+
+def _local(plan: RoundPlan) -> LocalTraining:
+    training = plan.training
+    return LocalTraining(
+        epochs=training.epochs,
+        batch_size=training.batch_size,
+        learning_rate_q16=training.learning_rate_q16,
+        proximal_mu_q16=training.proximal_mu_q16,
+    )
+
+
+def _key(purpose: str, plan: RoundPlan, device_id: str) -> Key:
+    """Without the run's id, which is random: the same seed must give the same model hash."""
+    return derive_key(purpose, plan.federation, plan.training.seed, plan.round, device_id)
