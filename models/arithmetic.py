@@ -8,7 +8,8 @@ docs/arithmetic.md, "Rounding", says the same in words. Arrays hold int32 values
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -89,6 +90,38 @@ def requantize(
     """Accumulators (..., channels) to int8: rescaled, moved to `zero_point`, clamped to low..high."""
     scaled = multiply_by_quantized_multiplier(accumulators, multiplier, shift)
     return saturate(scaled + np.int32(zero_point), low, high)
+
+
+def float_requantizer(
+    bias: Int32Array,
+    multiplier: Int64Array,
+    shift: Int64Array,
+    zero_point: int,
+    low: int = -128,
+    high: int = 127,
+) -> Callable[[NDArray[Any]], Int8Array]:
+    """`requantize(x + bias, ...)` as a function of float x (..., channels), with the same bytes and much faster.
+
+    Exact while x, bias and x + bias are whole numbers below 2**22 in size and shifts lie in -20..0: then every
+    number here has at most 53 bits, and nothing is rounded but by floor. The factor 1 + 2**-24 moves halves, and
+    only those, away from zero.
+    """
+    factors = np.ldexp(multiplier.astype(np.float64), -31)
+    offsets = bias * factors + 0.5
+    powers = np.ldexp(1 + 2.0**-24, shift.astype(np.int32))
+    rise = zero_point + 128.5  # to what is positive, where a cast is a floor
+
+    def apply(x: NDArray[Any]) -> Int8Array:
+        y = x * factors
+        y += offsets
+        np.floor(y, out=y)
+        y *= powers
+        y += rise
+        np.maximum(y, low + 128, out=y)
+        np.minimum(y, high + 128, out=y)
+        return (y.astype(np.uint8) ^ 128).view(np.int8)
+
+    return apply
 
 
 def quantized_value(real: float, scale: float, zero_point: int) -> int:

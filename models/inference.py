@@ -44,7 +44,7 @@ Array = NDArray[Any]
 Int8Array = NDArray[np.int8]
 Kernel = Callable[..., Array]  # activations (n, *shape) in, one activation (n, *shape) out
 
-CHUNK_ELEMENTS = 2**21  # of the largest intermediate array: what stays in a cache
+CHUNK_ELEMENTS = 2**16  # of the largest intermediate array: what stays in a cache
 
 ALL_INT8 = np.arange(-128, 128)
 
@@ -208,43 +208,35 @@ class _Weighted:
     """What layers with weights share: weights (terms, channels) as floats, and the way back to int8."""
 
     weights: Array
-    bias: NDArray[np.int32]  # with the zero point of the input folded in
-    multipliers: NDArray[np.int64]
-    shifts: NDArray[np.int64]
-    zero_point: int
-    low: int
-    high: int
-
-    def to_int8(self, products: Array) -> Int8Array:
-        """Sums of raw products (..., channels) to int8."""
-        accumulators = products.astype(np.int64).astype(np.int32) + self.bias
-        return arithmetic.requantize(
-            accumulators, self.multipliers, self.shifts, self.zero_point, self.low, self.high
-        )
+    to_int8: Callable[[Array], Int8Array]  # of sums of raw products (..., channels)
 
 
 def _weighted(
     inputs: list[Tensor], output: Tensor, activation: str, weights: NDArray[np.int8], reals: list[float]
 ) -> _Weighted:
     """`weights` (terms, channels); `reals` rescale accumulators to the output, one for each channel."""
-    channels = weights.shape[1]
-    bias = inputs[2].data if len(inputs) > 2 else None
     wide = weights.astype(np.int64)
-    # sum (x - z) w = sum x w - z sum w
-    folded = (np.zeros(channels, np.int64) if bias is None else bias) - _zero_point(inputs[0]) * wide.sum(
-        axis=0
-    )
+    bias = _data(inputs[2]) if len(inputs) > 2 else np.zeros(weights.shape[1], np.int32)
+    # sum (x - z) w = sum x w - z sum w, so that the sum is over raw int8 values
+    folded = bias - _zero_point(inputs[0]) * wide.sum(axis=0)
     multipliers, shifts = arithmetic.quantize_multipliers(reals)
     low, high = arithmetic.activation_range(activation, _scale(output), _zero_point(output))
-    return _Weighted(
-        weights=weights.astype(exact_float(128 * int(np.abs(wide).sum(axis=0).max()))),
-        bias=folded.astype(np.int32),
-        multipliers=multipliers,
-        shifts=shifts,
-        zero_point=_zero_point(output),
-        low=low,
-        high=high,
-    )
+    rescale = (folded.astype(np.int32), multipliers, shifts, _zero_point(output), low, high)
+    largest = 128 * int(np.abs(wide).sum(axis=0).max())
+    if largest + int(np.abs(folded).max()) < 2**22 and shifts.max() <= 0 and shifts.min() >= -20:
+        to_int8 = arithmetic.float_requantizer(*rescale)
+    else:
+        to_int8 = _requantizer(*rescale)
+    return _Weighted(weights=weights.astype(exact_float(largest)), to_int8=to_int8)
+
+
+def _requantizer(bias: NDArray[np.int32], *rescale: Any) -> Callable[[Array], Int8Array]:
+    """For sums of any size: 32-bit accumulators that wrap around."""
+
+    def to_int8(products: Array) -> Int8Array:
+        return arithmetic.requantize(products.astype(np.int64).astype(np.int32) + bias, *rescale)
+
+    return to_int8
 
 
 def exact_float(bound: int) -> type[np.float32] | type[np.float64]:
@@ -312,7 +304,7 @@ def _fully_connected(operator: FullyConnected, inputs: list[Tensor], output: Ten
     return kernel
 
 
-def _data(tensor: Tensor) -> NDArray[np.int8]:
+def _data(tensor: Tensor) -> Array:
     assert tensor.data is not None, "checked when the network was built"
     return tensor.data
 

@@ -97,6 +97,29 @@ def test_requantize_saturates():
     assert values.tolist() == [5, 7, 13, 127]
 
 
+@given(
+    x=st.lists(st.integers(-(2**21), 2**21), min_size=1, max_size=50),
+    bias=st.integers(-(2**20), 2**20),
+    multiplier=st.one_of(st.just(2**30), st.integers(2**30, 2**31 - 1)),
+    shift=st.integers(-20, 0),
+    zero_point=st.integers(-128, 127),
+    low=st.integers(-128, 0),
+)
+def test_requantising_in_floats_gives_the_same_bytes(x, bias, multiplier, shift, zero_point, low):
+    rescale = (np.array([multiplier]), np.array([shift]), zero_point, low)
+    column = np.array(x, np.float32)[:, np.newaxis]
+    in_floats = arithmetic.float_requantizer(np.array([bias], np.int32), *rescale)(column)
+    in_integers = arithmetic.requantize(column.astype(np.int32) + np.int32(bias), *rescale)
+    np.testing.assert_array_equal(in_floats, in_integers)
+
+
+def test_requantising_in_floats_rounds_every_half_away_from_zero():
+    bias, one_half = np.zeros(1, np.int32), (np.array([2**30]), np.array([-3]))
+    x = np.arange(-5000, 5000)[:, np.newaxis]
+    in_floats = arithmetic.float_requantizer(bias, *one_half, 0)(x.astype(np.float32))
+    np.testing.assert_array_equal(in_floats, arithmetic.requantize(x.astype(np.int32), *one_half, 0))
+
+
 @pytest.mark.parametrize(
     ("function", "exact"),
     [(arithmetic.tanh, np.tanh), (arithmetic.logistic, lambda x: 1 / (1 + np.exp(-x)))],
