@@ -7,7 +7,6 @@ the power budget of its default nvpmodel mode, an upper bound.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ Clock = Callable[[], float]  # seconds, monotonic
 Train = Callable[[int, int], None]  # steps, examples in each
 
 MEASURED_STEPS = 64  # so that what a call takes besides is below a tenth
-MEASUREMENTS = 5  # of which the median counts
+MEASUREMENTS = 5  # of which the least counts, since what disturbs only adds; `observe` learns what is usual
 SMOOTHING = 0.25  # weight of a new round against what was known
 
 # by how /proc/device-tree/model begins
@@ -99,8 +98,12 @@ def power_w(board: str | None) -> float | None:
 
 
 def measure(tail: str, train: Train, clock: Clock, *, memory_bytes: int = 0) -> TailCost:
-    """The cost of a tail from steps of one example and steps of MAX_BATCH_SIZE."""
-    single, full = (_step_seconds(train, batch, clock) for batch in (1, MAX_BATCH_SIZE))
+    """The cost of a tail from steps of one example and steps of MAX_BATCH_SIZE, in turn."""
+    runs = [
+        (_step_seconds(train, 1, clock), _step_seconds(train, MAX_BATCH_SIZE, clock))
+        for _ in range(MEASUREMENTS)
+    ]
+    single, full = (min(seconds) for seconds in zip(*runs, strict=True))
     example_s = max(0.0, (full - single) / (MAX_BATCH_SIZE - 1))
     return TailCost(
         tail=tail, step_s=max(0.0, single - example_s), example_s=example_s, memory_bytes=memory_bytes
@@ -129,12 +132,9 @@ def observe(cost: TailCost, steps: int, examples: int, seconds: float) -> TailCo
 
 
 def _step_seconds(train: Train, batch: int, clock: Clock) -> float:
-    durations = []
-    for _ in range(MEASUREMENTS):
-        started = clock()
-        train(MEASURED_STEPS, batch)
-        durations.append(clock() - started)
-    return statistics.median(durations) / MEASURED_STEPS
+    started = clock()
+    train(MEASURED_STEPS, batch)
+    return (clock() - started) / MEASURED_STEPS
 
 
 def _read(path: Path) -> str:
