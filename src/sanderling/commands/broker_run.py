@@ -7,7 +7,7 @@ import ipaddress
 from pathlib import Path
 from typing import Any
 
-from sanderling.broker import start_broker
+from sanderling.broker.run import start_broker
 from sanderling.commands import options
 from sanderling.console import Console
 

@@ -18,6 +18,7 @@ h1 { margin: 0 0 .25rem; } h2 { margin: 2rem 0 .5rem; } p.sub { color: #51606f; 
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: .75rem; }
 .tile { background: #fff; border: 1px solid #d7dee5; border-radius: .5rem; padding: .75rem 1rem; }
 .tile b { display: block; font-size: 1.6rem; } .tile span { color: #51606f; font-size: .9rem; }
+figure + .scroll { margin-top: .75rem; }
 figure { background: #fff; border: 1px solid #d7dee5; border-radius: .5rem; margin: 0; padding: .5rem; }
 figure svg { width: 100%; height: auto; display: block; } figcaption { color: #51606f; padding: .25rem .5rem; font-size: .9rem; }
 .scroll { overflow-x: auto; background: #fff; border: 1px solid #d7dee5; border-radius: .5rem; }
@@ -188,7 +189,7 @@ def _people_plot(shown: dict[str, Any]) -> str:
             heights = [shown["per_device"][device][name] for device in devices]
             axes.bar([index + offset for index in range(len(devices))], heights, width=0.25, label=name)
         axes.set(xticks=range(len(devices)), xticklabels=devices, ylim=(0, 1), ylabel="test accuracy")
-        axes.legend(loc="lower right", ncols=3)
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
 
     return _svg(draw, 9, 3.2)
 
