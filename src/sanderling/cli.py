@@ -29,6 +29,7 @@ COMMANDS = {
     "coordinator run": ("coordinator_run", "run the rounds of a federation"),
     "edge run": ("edge_run", "run a device's agent"),
     "replay": ("replay", "compute a run's final model again from its ledger"),
+    "fit": ("fit", "whether a model fits a microcontroller board, before anything is flashed"),
     "model list": ("model_list", "list the zoo's models"),
     "model build": ("model_build", "build a model of the zoo from its data"),
 }
