@@ -320,6 +320,8 @@ class _Reader:
         scales, zeros = self.constant(node, 1), self.constant(node, 2)
         if scales is None or scales.dtype != np.float32 or not 1 <= scales.size <= 2**20 or scales.ndim > 1:
             raise node.refuse("its scale must be one float32, or one for each channel")
+        if not np.isfinite(scales).all() or scales.min() <= 0:
+            raise node.refuse("its scales must be positive and finite")
         dtype = default_type if zeros is None else str(zeros.dtype)
         if zeros is None:
             zeros = np.zeros(scales.size, np.int32)

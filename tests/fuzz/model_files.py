@@ -227,8 +227,10 @@ def _run_chunk(seed: int, first: int, count: int, seeds: list[bytes]) -> tuple[l
     read, write = os.pipe()
     if (child := os.fork()) == 0:
         os.close(read)
-        _child(seed, first, count, seeds, write)
-        os._exit(0)
+        try:
+            _child(seed, first, count, seeds, write)
+        finally:
+            os._exit(0)  # a report that is missing tells of the failure
     os.close(write)
     with os.fdopen(read) as lines:
         reports = [json.loads(line) for line in lines]
@@ -251,8 +253,8 @@ def fuzz(count: int, seed: int, seeds: list[bytes]) -> dict:
             results[f"{report['kind']} {report['result'] if expected else 'finding'}"] += 1
             if not expected:
                 findings.append(report)
-        if status:
-            findings.append({"index": index, "result": f"the process died with status {status}"})
+        if status or not reports or "peak_kib" not in reports[-1]:
+            findings.append({"index": index, "result": f"the process ended early with status {status}"})
             index += 1
     return {
         "files": count,

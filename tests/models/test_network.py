@@ -119,6 +119,13 @@ def test_reads_before_writes_are_refused():
         Network(name="n", tensors=tensors, layers=layers, inputs=(0,), outputs=(2,))
 
 
+def test_a_layer_of_constants_alone_is_refused():
+    tensors = (int8("x", 4), int8("c", 4, data=np.zeros(4, np.int8)), int8("y", 4))
+    layer = Layer(name="l", operator=Reshape(), inputs=(1,), outputs=(2,))
+    with pytest.raises(ModelFormatError, match="one of the inputs must not be constant"):
+        Network(name="n", tensors=tensors, layers=(layer,), inputs=(0,), outputs=(2,))
+
+
 def test_a_second_write_is_refused():
     layer = Layer(name="l", operator=Reshape(), inputs=(0,), outputs=(1,))
     with pytest.raises(ModelFormatError, match="which has its value already"):
