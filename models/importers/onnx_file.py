@@ -179,7 +179,8 @@ def constant(proto: Any) -> Array:
     if proto.HasField("raw_data"):
         values = np.frombuffer(proto.raw_data, stored).astype(dtype)
     else:
-        values = np.array(typed, dtype=np.float64 if dtype == "float32" else np.int64).astype(dtype)
+        with np.errstate(invalid="ignore"):  # of signalling NaNs
+            values = np.array(typed, dtype=np.float64 if dtype == "float32" else np.int64).astype(dtype)
     values = values.reshape(shape)
     values.setflags(write=False)
     return values
