@@ -135,7 +135,7 @@ class _Prepared:
 def _prepare(network: Network) -> _Prepared:
     largest = max((_working_set(network, layer) for layer in network.layers), default=1)
     return _Prepared(
-        kernels=tuple(_kernel(network, layer) for layer in network.layers),
+        kernels=tuple(kernel_of(network, layer) for layer in network.layers),
         last_use={tensor: i for i, layer in enumerate(network.layers) for tensor in layer.inputs},
         chunk=max(1, CHUNK_ELEMENTS // largest),
     )
@@ -149,7 +149,8 @@ def _working_set(network: Network, layer: Layer) -> int:
     return max(math.prod(output), math.prod(network.tensors[layer.inputs[0]].shape))
 
 
-def _kernel(network: Network, layer: Layer) -> Kernel:
+def kernel_of(network: Network, layer: Layer) -> Kernel:
+    """The layer as a function of its activations (n, *shape); constants are taken from the network."""
     inputs = [network.tensors[i] for i in layer.inputs]
     output = network.tensors[layer.outputs[0]]
     match layer.operator:
