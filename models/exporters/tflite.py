@@ -356,9 +356,7 @@ class _Writer:
                 return getattr(self.schema.ActivationFunctionType, value)
             case "Padding":
                 return getattr(self.schema.Padding, value)
-            case "NewShape":
-                return self.numbers(value)
-        return value
+        return self.numbers(value) if isinstance(value, tuple) else value
 
     def table(self, kind: str, **fields: Any) -> int:
         """A table of the schema; nested values are written already."""

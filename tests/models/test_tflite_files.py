@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from sanderling.models.errors import ModelFormatError, UsageError
+from sanderling.models.exporters import tflite as exporter
 from sanderling.models.exporters.tflite import to_tflite
 from sanderling.models.importers import from_bytes, load
 from sanderling.models.inference import run
@@ -185,3 +186,103 @@ def test_fully_connected_output_of_another_rank_is_reshaped():
     assert [type(layer.operator).__name__ for layer in again.layers] == ["FullyConnected", "Reshape"]
     inputs = random_inputs(network)
     np.testing.assert_array_equal(run(again, inputs)[0], run(network, inputs)[0])
+
+
+def file_of(
+    tensors: list[Tensor], operations: list[tuple], inputs: tuple[int, ...], outputs: tuple[int, ...]
+) -> bytes:
+    """A file of operators as converters write them: (code, version, inputs, outputs, options, fields) each."""
+    names = ("code", "version", "inputs", "outputs", "options", "fields")
+    graph = exporter._Graph(
+        tensors=tensors,
+        operations=[exporter._Operation(**dict(zip(names, each, strict=False))) for each in operations],
+    )
+    ends = Network(name="n", tensors=tuple(tensors), layers=(), inputs=inputs, outputs=inputs)
+    object.__setattr__(ends, "outputs", outputs)
+    return exporter._Writer(ends, graph).file()
+
+
+def integers(name: str, *values: int) -> Tensor:
+    data = np.array(values, np.int32)
+    return Tensor(name=name, shape=data.shape, dtype="int32", data=data)
+
+
+def activation(name: str, *shape: int) -> Tensor:
+    return Tensor(name=name, shape=shape, dtype="int8", quantization=Q)
+
+
+def assert_equal_to_tflm(data: bytes) -> Network:
+    runtime = pytest.importorskip("tflite_micro.python.tflite_micro.runtime")
+    network = from_bytes(data)
+    inputs = random_inputs(network, 3)
+    interpreter = runtime.Interpreter.from_bytes(data, arena_size=100_000)
+    for values, expected in zip(inputs, run(network, inputs)[0], strict=True):
+        interpreter.set_input(values[np.newaxis], 0)
+        interpreter.invoke()
+        np.testing.assert_array_equal(interpreter.get_output(0).reshape(-1), expected.reshape(-1))
+    return network
+
+
+def test_a_flatten_whose_target_is_computed_is_a_reshape():
+    """Keras flattens a free batch by SHAPE, STRIDED_SLICE and PACK."""
+    scalar = Tensor(name="batch", shape=(), dtype="int32")
+    tensors = [
+        activation("x", 1, 2, 3),
+        Tensor(name="shape", shape=(3,), dtype="int32"),
+        *(integers(name, value) for name, value in (("begin", 0), ("end", 1), ("stride", 1))),
+        scalar,
+        Tensor(name="minus one", shape=(), dtype="int32", data=np.array(-1, np.int32)),
+        Tensor(name="target", shape=(2,), dtype="int32"),
+        activation("y", 1, 6),
+    ]
+    operations = [
+        ("SHAPE", 1, (0,), (1,), "ShapeOptions", {"OutType": 2}),
+        ("STRIDED_SLICE", 1, (1, 2, 3, 4), (5,), "StridedSliceOptions", {"ShrinkAxisMask": 1}),
+        ("PACK", 1, (5, 6), (7,), "PackOptions", {"ValuesCount": 2}),
+        ("RESHAPE", 1, (0, 7), (8,)),
+    ]
+    network = assert_equal_to_tflm(file_of(tensors, operations, (0,), (8,)))
+    assert [type(layer.operator).__name__ for layer in network.layers] == ["Reshape"]
+
+
+def test_a_one_dimensional_signal_is_an_image_of_one_row():
+    """Keras writes Conv1D as EXPAND_DIMS, CONV_2D, SQUEEZE."""
+    scale = Quantization(scales=(0.125,), zero_points=(0,))
+    weights = np.arange(-9, 9, dtype=np.int8).reshape(3, 1, 3, 2)
+    tensors = [
+        activation("x", 1, 8, 2),
+        integers("axis", 1),
+        activation("wide", 1, 1, 8, 2),
+        Tensor(name="w", shape=(3, 1, 3, 2), dtype="int8", quantization=scale, data=weights),
+        integers("bias", 5, -6, 7),
+        activation("conv", 1, 1, 8, 3),
+        activation("y", 1, 8, 3),
+    ]
+    fields = {"Padding": "SAME", "StrideH": 1, "StrideW": 1, "DilationHFactor": 1, "DilationWFactor": 1}
+    operations = [
+        ("EXPAND_DIMS", 1, (0, 1), (2,)),
+        ("CONV_2D", 3, (2, 3, 4), (5,), "Conv2DOptions", fields),
+        ("SQUEEZE", 1, (5,), (6,), "SqueezeOptions", {"SqueezeDims": (1,)}),
+    ]
+    network = assert_equal_to_tflm(file_of(tensors, operations, (0,), (6,)))
+    assert [type(layer.operator).__name__ for layer in network.layers] == ["Reshape", "Conv2D", "Reshape"]
+
+
+@pytest.mark.parametrize("value", [3, 4])
+def test_padding_with_another_value_than_zero_is_refused(value):
+    filler = Tensor(name="v", shape=(1,), dtype="int8", quantization=Q, data=np.array([value], np.int8))
+    amounts = np.array([[0, 0], [1, 2]], np.int32)
+    tensors = [
+        activation("x", 1, 4),
+        Tensor(name="amounts", shape=(2, 2), dtype="int32", data=amounts),
+        filler,
+        activation("y", 1, 7),
+    ]
+    data = file_of(tensors, [("PADV2", 1, (0, 1, 2), (3,))], (0,), (3,))
+    if value == Q.zero_points[0]:
+        assert_equal_to_tflm(data)
+    else:
+        with pytest.raises(
+            ModelFormatError, match=r"layer 'y' \(PADV2\): padding with a value other than zero"
+        ):
+            from_bytes(data)
