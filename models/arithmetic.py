@@ -119,7 +119,8 @@ def float_requantizer(
         y += rise
         np.maximum(y, low + 128, out=y)
         np.minimum(y, high + 128, out=y)
-        return (y.astype(np.uint8) ^ 128).view(np.int8)
+        moved: NDArray[np.uint8] = y.astype(np.uint8) ^ 128
+        return moved.view(np.int8)
 
     return apply
 
