@@ -12,8 +12,7 @@
     |- WrongRoundError           wrong_round          stale or early
     |- WrongModelError           wrong_model          trained from another model, or a body of another hash
     |- NotInCohortError          not_in_cohort
-    |- DuplicateError            duplicate
-    `- LateError                 late                 after the deadline
+    `- DuplicateError            duplicate
     LinkError                    exit status 1: the link cannot take what it was given
     `- QueueFullError
 
@@ -136,18 +135,6 @@ class DuplicateError(ProtocolError):
         super().__init__(f"device {device_id!r} already reported for round {round_number}")
         self.device_id = device_id
         self.round_number = round_number
-
-
-class LateError(ProtocolError):
-    reason = "late"
-
-    def __init__(self, device_id: str, round_number: int, late_s: float) -> None:
-        super().__init__(
-            f"device {device_id!r}: round {round_number} closed {late_s:.1f} s before its report"
-        )
-        self.device_id = device_id
-        self.round_number = round_number
-        self.late_s = late_s
 
 
 class LinkError(SanderlingError):

@@ -1,8 +1,7 @@
 """An MQTT client that keeps trying, keeps order of what is acknowledged, and measures itself.
 
-MQTT 5 where the broker has it, else 3.1.1; a persistent session either way. One thread owns paho, used as a protocol
-engine through its external-loop calls; the caller's side is a queue of events and methods that never block.
-QoS 1 messages are acknowledged only by `acknowledge`, so a crash before the caller stored one brings it again.
+MQTT 5 where the broker has it, else 3.1.1; a persistent session either way. One thread owns the protocol
+engine and its socket; the caller's side is a queue of events and methods that never block. QoS 1 messages are acknowledged only by `acknowledge`, so a crash before the caller stored one brings it again.
 """
 
 from __future__ import annotations
@@ -21,68 +20,48 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 import paho.mqtt.client as mqtt
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
-from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
-from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from sanderling.broker.errors import LinkError, QueueFullError
 from sanderling.broker.link_measure import AcknowledgementMeter, LinkMeasure
+from sanderling.broker.mqtt_client import (
+    MQTT_5,
+    MQTT_311,
+    LinkSettings,
+    MqttClient,
+    TlsFiles,
+    explain,
+    where,
+)
 from sanderling.models.errors import UsageError
+
+__all__ = [
+    "Connected",
+    "Delivered",
+    "Disconnected",
+    "Event",
+    "Incoming",
+    "Link",
+    "LinkMeasure",
+    "LinkSettings",
+    "Refused",
+    "TlsFiles",
+    "backoff_s",
+]
 
 _log = logging.getLogger(__name__)
 
-_V5, _V311 = MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311
-_PROTOCOL_NAMES = {_V5: "MQTT 5", _V311: "MQTT 3.1.1"}
+_PROTOCOL_NAMES = {MQTT_5: "MQTT 5", MQTT_311: "MQTT 3.1.1"}
 _FRAMING_BYTES = 256  # topic, properties and headers of a PUBLISH, at most
 _STABLE_S = 10.0  # a connection that lasted this long was a good one
 _GOODBYE_S = 1.0
 _WINDOW = 20  # QoS 1 messages sent and not acknowledged, at most
 _TOPIC = re.compile(r"[^+#\0]+")
 _FILTER = re.compile(r"(\+|[^+#/\0]*)(/(\+|[^+#/\0]*))*(/#)?|#")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TlsFiles:
-    """PEM files: the authority that signed the broker, and this client's own certificate and key, if any."""
-
-    authority: Path
-    certificate: Path | None = None
-    key: Path | None = None
-
-    def context(self) -> ssl.SSLContext:
-        try:
-            context = ssl.create_default_context(cafile=self.authority)
-            if self.certificate is not None:
-                context.load_cert_chain(self.certificate, self.key)
-        except (OSError, ssl.SSLError) as error:
-            raise UsageError(f"TLS files of {self.authority} cannot be used: {error}") from error
-        return context
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LinkSettings:
-    """`will` (topic, payload) is published by the broker, retained, when the link is lost without a goodbye."""
-
-    host: str
-    port: int
-    client_id: str
-    will: tuple[str, bytes] | None = None
-    keepalive_s: int = 60
-    session_expiry_s: int = 7 * 86_400
-    tls: TlsFiles | None = None
-    username: str | None = None
-    password: str | None = None
-    max_packet_bytes: int = 17 << 20
-    max_queued_messages: int = 1000
-    connect_timeout_s: float = 5.0
-    backoff_min_s: float = 0.5
-    backoff_max_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,14 +155,14 @@ class Link:
         self._bytes_up = self._bytes_down = self._repeated = self._dropped = 0
         self._connections = 0
         self._connected = False
-        self._protocol = _V5
+        self._protocol = MQTT_5
         self._wake_r, self._wake_w = socket.socketpair()
         self._wake_r.setblocking(False)
         self._wake_w.setblocking(False)
 
         # Of the thread alone.
         self._context: ssl.SSLContext | None = None
-        self._client: _Client | None = None
+        self._client: MqttClient | None = None
         self._mids: dict[int, int] = {}  # the client's to ours, of what is not acknowledged
         self._window = _WINDOW
         self._asked: set[str] = set()  # subscribed on this connection
@@ -334,7 +313,7 @@ class Link:
         """
         if not self._turned_away:
             return False
-        self._protocol = _V311 if self._protocol is _V5 else _V5
+        self._protocol = MQTT_311 if self._protocol is MQTT_5 else MQTT_5
         self._client = None
         return self._turned_away == 1
 
@@ -355,9 +334,9 @@ class Link:
             return explain(error, self._settings)
         return None
 
-    def _make_client(self) -> _Client:
+    def _make_client(self) -> MqttClient:
         settings = self._settings
-        client = _Client(self._protocol, settings, self._context)
+        client = MqttClient(self._protocol, settings, self._context)
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
@@ -382,17 +361,17 @@ class Link:
                 elif self._clock() > deadline:
                     client.abandon()
                     self._turned_away += 1
-                    return f"{_where(self._settings)} sent no CONNACK: is it an MQTT broker?"
+                    return f"{where(self._settings)} sent no CONNACK: is it an MQTT broker?"
                 if client.socket() is transport:
                     self._step(client, transport, selector)
         if self._reason is None:
-            self._reason = f"{_where(self._settings)} closed the connection"
+            self._reason = f"{where(self._settings)} closed the connection"
             if not self._connected:
                 self._turned_away += 1
                 self._reason += " instead of answering CONNECT"
         return self._reason
 
-    def _step(self, client: _Client, transport: Any, selector: selectors.BaseSelector) -> None:
+    def _step(self, client: MqttClient, transport: Any, selector: selectors.BaseSelector) -> None:
         write = selectors.EVENT_WRITE if client.want_write() else 0
         selector.modify(transport, selectors.EVENT_READ | write)
         pending = isinstance(transport, ssl.SSLSocket) and transport.pending() > 0
@@ -408,10 +387,10 @@ class Link:
                 client.loop_write()
             client.loop_misc()
         except (ValueError, LookupError, struct.error) as error:  # paho reads packets as they come
-            self._reason = f"{_where(self._settings)} sent what is no MQTT packet: {error!r:.80}"
+            self._reason = f"{where(self._settings)} sent what is no MQTT packet: {error!r:.80}"
             client.abandon()
 
-    def _hand_over(self, client: _Client) -> None:
+    def _hand_over(self, client: MqttClient) -> None:
         """Gives the protocol engine what the caller asked for since the last time."""
         with self._lock:
             room = min(self._window - len(self._mids), len(self._unsent))
@@ -435,7 +414,7 @@ class Link:
         for mid, message in outgoing:
             self._send(client, mid, message)
 
-    def _send(self, client: _Client, mid: int, message: _Outgoing) -> None:
+    def _send(self, client: MqttClient, mid: int, message: _Outgoing) -> None:
         with self._lock:
             self._bytes_up += len(message.payload)
             if message.qos:
@@ -471,7 +450,7 @@ class Link:
         properties: Properties | None,
     ) -> None:
         if code.is_failure:
-            self._reason = f"{_where(self._settings)} refused the connection: {code}"
+            self._reason = f"{where(self._settings)} refused the connection: {code}"
             self._turned_away += code == "Unsupported protocol version"
             return
         self._turned_away = 0
@@ -490,7 +469,7 @@ class Link:
         self, client: Any, userdata: Any, flags: mqtt.DisconnectFlags, code: ReasonCode, properties: Any
     ) -> None:
         if self._reason is None and (flags.is_disconnect_packet_from_server or code == "Keep alive timeout"):
-            self._reason = f"the connection to {_where(self._settings)} ended: {code}"
+            self._reason = f"the connection to {where(self._settings)} ended: {code}"
 
     def _on_message(self, client: Any, userdata: Any, message: mqtt.MQTTMessage) -> None:
         try:
@@ -530,100 +509,9 @@ class Link:
     ) -> None:
         for code in codes:
             if code.is_failure:
-                _log.warning("%s refused a subscription: %s", _where(self._settings), code)
+                _log.warning("%s refused a subscription: %s", where(self._settings), code)
 
     def _on_unsubscribe(
         self, client: Any, userdata: Any, client_mid: int, codes: Any, properties: Any
     ) -> None:
         self._leaving.pop(client_mid, None)
-
-
-class _Client(mqtt.Client):
-    """paho as a protocol engine: configured, and closing its sockets where paho itself would leave them open."""
-
-    def __init__(
-        self, protocol: MQTTProtocolVersion, settings: LinkSettings, context: ssl.SSLContext | None
-    ) -> None:
-        super().__init__(
-            CallbackAPIVersion.VERSION2,
-            client_id=settings.client_id,
-            clean_session=None if protocol is _V5 else False,
-            protocol=protocol,
-            reconnect_on_failure=False,
-            manual_ack=True,
-        )
-        self.connect_timeout = settings.connect_timeout_s
-        self.username_pw_set(settings.username, settings.password)
-        if context is not None:
-            self.tls_set_context(context)
-        if settings.will is not None:
-            topic, payload = settings.will
-            self.will_set(topic, payload, qos=1, retain=True)
-
-    def open(self, settings: LinkSettings) -> None:
-        if self.protocol is not _V5:
-            self.connect(settings.host, settings.port, settings.keepalive_s)
-            return
-        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-        properties.SessionExpiryInterval = settings.session_expiry_s
-        properties.MaximumPacketSize = settings.max_packet_bytes
-        self.connect(
-            settings.host, settings.port, settings.keepalive_s, clean_start=False, properties=properties
-        )
-
-    def ask(self, topics: dict[str, int], known: set[str]) -> None:
-        """Subscribes. On MQTT 5, topics had before bring what is retained only if the session is new."""
-        if self.protocol is _V5:
-            self.subscribe(
-                [
-                    (topic, SubscribeOptions(qos=qos, retainHandling=1 if topic in known else 0))
-                    for topic, qos in topics.items()
-                ]
-            )
-        else:
-            self.subscribe(list(topics.items()))
-        known.update(topics)
-
-    def abandon(self) -> None:
-        """Closes the transport without a word."""
-        if self.socket() is not None:
-            self._loop_rc_handle(MQTTErrorCode.MQTT_ERR_CONN_LOST)
-
-    def _ssl_wrap_socket(self, tcp_sock: socket.socket) -> ssl.SSLSocket:
-        assert self._ssl_context is not None
-        wrapped = self._ssl_context.wrap_socket(
-            tcp_sock, server_hostname=self.host, do_handshake_on_connect=False
-        )
-        try:
-            wrapped.settimeout(self.connect_timeout)
-            wrapped.do_handshake()
-        except BaseException:
-            wrapped.close()
-            raise
-        return wrapped
-
-
-def explain(error: Exception, settings: LinkSettings) -> str:
-    """What a failed attempt means and what to look at."""
-    where = _where(settings)
-    match error:
-        case ssl.SSLCertVerificationError():
-            return f"the certificate of {where} does not verify: {error.verify_message}; check the CA file"
-        case ssl.SSLError():
-            return f"TLS with {where} failed: {error.reason or error}; is it a TLS port?"
-        case socket.gaierror():
-            return f"cannot resolve {settings.host!r}: {error.strerror}; check the name and DNS"
-        case ConnectionRefusedError():
-            return f"{where} refused the connection: is the broker running there?"
-        case TimeoutError():
-            return (
-                f"no answer from {where} within {settings.connect_timeout_s:g} s: check address and firewall"
-            )
-        case ConnectionResetError() if settings.tls:
-            return f"{where} hung up on TLS; is it a TLS port?"
-        case _:
-            return f"cannot reach {where}: {error}"
-
-
-def _where(settings: LinkSettings) -> str:
-    return f"{settings.host}:{settings.port}"

@@ -14,7 +14,7 @@ import cbor2
 import numpy as np
 
 from sanderling.broker.codec import MAX_DIMENSION, MAX_SCALE_SHIFT
-from sanderling.broker.errors import MessageError, TooLargeError, UnknownVersionError, WrongModelError
+from sanderling.broker.errors import MessageError, TooLargeError, UnknownVersionError
 from sanderling.broker.fields import (
     Bytes,
     Choice,
@@ -188,15 +188,10 @@ class ModelBody(_Message):
             raise UsageError(f"model version {model.version}: theta leaves int16; saturate it first")
         return cls(version=model.version, network_hash=model.backbone_hash, theta=theta.tobytes())
 
-    def to_model(self, reference: ModelReference) -> GlobalModel:
-        """The model announced as `reference`. Raises WrongModelError when it is another one."""
+    def to_model(self) -> GlobalModel:
+        """The model it carries; its hash, not its version, says whether it is the one announced."""
         theta = np.frombuffer(self.theta, "<i2").astype(np.int32)
-        model = GlobalModel(version=self.version, backbone_hash=self.network_hash, theta=theta)
-        if model.model_hash != reference.model_hash:
-            raise WrongModelError("model body", reference.model_hash, model.model_hash)
-        if model.version != reference.version:
-            raise MessageError(self.NAME, f"version {model.version}, announced as {reference.version}")
-        return model
+        return GlobalModel(version=self.version, backbone_hash=self.network_hash, theta=theta)
 
     def _check(self) -> None:
         if len(self.theta) % 2:
