@@ -61,9 +61,15 @@ def run(network: Network, inputs: Array | Sequence[Array]) -> list[Array]:
 
 def features(network: Network, inputs: Array | Sequence[Array], layer_index: int) -> Int8Array:
     """What enters layer `layer_index`, flattened: int8 (n, F). Nothing from that layer on is computed."""
-    entering = network.layers[layer_index].inputs[0]
-    (values,) = _forward(network, inputs, network.layers[:layer_index], (entering,))
-    return values.reshape(len(values), -1)
+    return activations(network, inputs, layer_index, network.layers[layer_index].inputs[:1])
+
+
+def activations(
+    network: Network, inputs: Array | Sequence[Array], layer_index: int, tensors: tuple[int, ...]
+) -> Int8Array:
+    """Several int8 tensors that are there before layer `layer_index`, each flattened, side by side: (n, elements)."""
+    values = _forward(network, inputs, network.layers[:layer_index], tensors)
+    return np.concatenate([value.reshape(len(value), -1) for value in values], axis=1)
 
 
 def _forward(

@@ -107,7 +107,7 @@ def head_step(head: DenseHead, training: LocalTraining) -> Step:
     """`step(shadow, start, inputs, targets) -> shadow`: one of mini-batch SGD, on a batch for each leading index."""
     if not 1 <= training.batch_size <= MAX_BATCH_SIZE:
         raise ValueError(f"batch_size must be 1..{MAX_BATCH_SIZE}, got {training.batch_size}")
-    scale, changes = exponent_scale(head), _changes_by_error(head, training)
+    scale, changes = exponent_scale(head), changes_by_error(head, training)
     pull = proximal_rate_q16(training)
 
     def step(
@@ -163,8 +163,12 @@ def error_scale(head: DenseHead, training: LocalTraining) -> tuple[int, int, int
     rate = training.learning_rate_q16 / 65536.0
     real = rate * 256.0 * head.input_scale / head.weight_scale / training.batch_size
     multiplier, shift = quantize_multiplier(real * 2.0 ** (ERROR_FRACTION_BITS - PROBABILITY_BITS))
-    limit = ((1 << 31) - 1 - (1 << ERROR_FRACTION_BITS)) // (255 * training.batch_size)
-    return multiplier, min(shift, MAX_ERROR_SHIFT), limit
+    return multiplier, min(shift, MAX_ERROR_SHIFT), error_limit(training.batch_size)
+
+
+def error_limit(batch_size: int) -> int:
+    """The limit of a scaled error: the gradient of a batch, of inputs up to 255, stays within 32 bits."""
+    return ((1 << 31) - 1 - (1 << ERROR_FRACTION_BITS)) // (255 * batch_size)
 
 
 def proximal_rate_q16(training: LocalTraining) -> int:
@@ -173,7 +177,7 @@ def proximal_rate_q16(training: LocalTraining) -> int:
 
 
 @functools.lru_cache(maxsize=8)
-def _changes_by_error(head: DenseHead, training: LocalTraining) -> Float64Array:
+def changes_by_error(head: DenseHead, training: LocalTraining) -> Float64Array:
     """Every scaled error, in theta's unit, from error -ONE to ONE."""
     return scale_error(np.arange(-ONE, ONE + 1), head, training) * 2.0**-ERROR_FRACTION_BITS
 
