@@ -219,6 +219,8 @@ def _decode_index(data: bytes, start: int, d: int, k: int) -> tuple[Int32Vector,
     positions, left, at = d, k, start
     offset = int.from_bytes(padded[at : at + 4])  # the code less the encoder's `low`
     width = 0xFFFFFFFF
+    if offset == width:  # from here on offset < width holds, and both fit 32 bits
+        raise CodecError("the coordinates' first bits lie outside every interval: not canonical")
     found = []
     while 0 < left < positions:
         member = width // positions * left
