@@ -1,11 +1,15 @@
 """What a link promises, over both brokers: one contract. Then what it says of servers that are no brokers."""
 
+import contextlib
 import itertools
 import random
+import shutil
 import socket
 import ssl
+import subprocess
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -28,6 +32,7 @@ from tests.broker.proxy import Proxy
 
 pytestmark = pytest.mark.network
 
+CONNACK_5 = b"\x20\x03\x00\x00\x00"
 _numbers = itertools.count()
 
 
@@ -418,9 +423,59 @@ class TestReasons:
         link.close()
 
 
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    """Two self-signed certificates for localhost: a broker's, and a stranger's."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl")
+    folder = tmp_path_factory.mktemp("pki")
+    for name in ("broker", "stranger"):
+        subprocess.run(
+            [
+                *(
+                    "openssl",
+                    "req",
+                    "-x509",
+                    "-newkey",
+                    "ec",
+                    "-pkeyopt",
+                    "ec_paramgen_curve:P-256",
+                    "-nodes",
+                ),
+                *("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-days", "2"),
+                *("-keyout", folder / f"{name}.key", "-out", folder / f"{name}.pem"),
+            ],
+            check=True,
+            capture_output=True,
+        )
+    return folder
+
+
+class TestTls:
+    def settings(self, port, authority):
+        return replace(settings(port, tls=TlsFiles(authority=authority)), host="localhost")
+
+    def test_a_link_connects_over_tls_and_takes_messages_that_fill_one_record(self, certificates):
+        publishes = b"".join(b"\x30\x05\x00\x01t\x00%d" % n for n in range(8))
+        with scripted(CONNACK_5 + publishes, certificate=certificates / "broker") as port:
+            link = Link(self.settings(port, certificates / "broker.pem"))
+            with link:
+                assert wait_for(link, Connected).protocol == "MQTT 5"
+                assert [message.payload for message in wait_for(link, Incoming, 8)] == [
+                    b"%d" % n for n in range(8)
+                ]
+
+    def test_a_certificate_of_another_authority_is_named(self, certificates):
+        with (
+            scripted(CONNACK_5, certificate=certificates / "broker") as port,
+            Link(self.settings(port, certificates / "stranger.pem")) as link,
+        ):
+            assert "does not verify" in wait_for(link, Disconnected).reason
+
+
 def test_a_broker_that_refuses_one_message_is_reported_with_its_reason():
     puback_quota_exceeded = b"\x40\x03\x00\x01\x97"
-    with scripted(b"\x20\x03\x00\x00\x00", puback_quota_exceeded) as port, Link(settings(port)) as link:
+    with scripted(CONNACK_5, puback_quota_exceeded) as port, Link(settings(port)) as link:
         connected(link)
         mid = link.publish("t", b"payload")
         assert wait_for(link, Refused) == Refused(mid=mid, reason="Quota exceeded")
@@ -456,9 +511,13 @@ def test_backoff_doubles_to_its_limit_and_spreads_over_half_of_it():
 class scripted:  # noqa: N801
     """A server that answers the n-th packet it reads with the n-th of `answers`, then hangs up."""
 
-    def __init__(self, *answers):
+    def __init__(self, *answers, certificate=None):
         self._answers = answers
         self._server = socket.create_server(("127.0.0.1", 0))
+        self._tls = None
+        if certificate is not None:
+            self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            self._tls.load_cert_chain(certificate.with_suffix(".pem"), certificate.with_suffix(".key"))
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self):
@@ -476,14 +535,18 @@ class scripted:  # noqa: N801
                 connection, _ = self._server.accept()
             except OSError:
                 return
-            with connection:
+            with connection, contextlib.suppress(OSError):
                 connection.settimeout(5)
-                try:
-                    for answer in self._answers:
-                        connection.recv(65536)
-                        connection.sendall(answer)
-                except OSError:
-                    pass
+                if self._tls is None:
+                    self._answer(connection)
+                    continue
+                with self._tls.wrap_socket(connection, server_side=True) as wrapped:
+                    self._answer(wrapped)
+
+    def _answer(self, connection):
+        for answer in self._answers:
+            connection.recv(65536)
+            connection.sendall(answer)
 
 
 def _any_certificate():
