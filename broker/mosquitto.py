@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
 
+from sanderling.broker.child import end_with_parent
 from sanderling.broker.messages import MAX_NETWORK_BYTES
 from sanderling.models.errors import MissingError, SanderlingError
 
@@ -133,7 +134,11 @@ class Mosquitto:
         path.write_text(config.text())
         with (self._folder / "mosquitto.log").open("wb") as log:
             self._process = subprocess.Popen(
-                [executable, "-c", str(path)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [executable, "-c", str(path)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                preexec_fn=end_with_parent,
             )
         deadline = time.monotonic() + _READY_S
         while self._process.poll() is None and time.monotonic() < deadline:

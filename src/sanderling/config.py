@@ -84,7 +84,7 @@ class Data(Section, frozen=True):
 class Training(Section, frozen=True):
     """What a device does in a round."""
 
-    epochs: Annotated[Positive, Meta(le=1000, description="Passes over the device's own examples.")] = 5
+    epochs: Annotated[Positive, Meta(le=1000, description="Passes over the device's own examples.")] = 3
     batch_size: Annotated[Positive, Meta(le=32, description="Examples a step.")] = 16
     learning_rate: Annotated[
         float, Meta(gt=0, lt=100, description="Step size of the device's gradient descent.")
@@ -110,7 +110,7 @@ class Update(Section, frozen=True):
             description="mask: the round's public random coordinates. topk: each device's largest, with error feedback."
         ),
     ] = "mask"
-    density: Annotated[float, Meta(gt=0, le=1, description="Share of the coordinates that travel.")] = 0.5
+    density: Annotated[float, Meta(gt=0, le=1, description="Share of the coordinates that travel.")] = 0.25
     mask_rounds: Annotated[Positive, Meta(description="Rounds that share one mask.")] = 1
     scale_shift: Annotated[
         int,
@@ -119,7 +119,7 @@ class Update(Section, frozen=True):
             le=10,
             description="One step of the 8-bit value is 2**scale_shift of the training grid (2**8 is one int8 weight step).",
         ),
-    ] = 6
+    ] = 7
     clipping_norm: Annotated[
         Count, Meta(description="Largest L2 norm of a change, in training grid units; 0 is none.")
     ] = 0
@@ -134,7 +134,7 @@ class Round(Section, frozen=True):
             description="deadline: goes on without the missing. lockstep: waits for every report; for demos, parity and replay."
         ),
     ] = "deadline"
-    count: Annotated[Positive, Meta(description="Rounds at the most.")] = 20
+    count: Annotated[Positive, Meta(description="Rounds at the most.")] = 30
     deadline_s: Annotated[
         float, Meta(gt=0, description="Seconds a round waits for reports (deadline mode).")
     ] = 60.0
@@ -174,10 +174,17 @@ class Aggregation(Section, frozen=True):
     optimizer: Annotated[Literal["fedavg", "fedavgm"], Meta(description="fedavgm has server momentum.")] = (
         "fedavgm"
     )
-    learning_rate: Annotated[float, Meta(gt=0, le=16, description="Server step size.")] = 1.0
+    learning_rate: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=16,
+            description="Server step size. Under a mask a coordinate moves in a share update.density of the rounds only; up to 1 / density makes up for it.",
+        ),
+    ] = 3.0
     momentum: Annotated[
         float, Meta(ge=0, lt=1, description="fedavgm: share of the last step that is kept.")
-    ] = 0.9
+    ] = 0.8
 
 
 class Privacy(Section, frozen=True):

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from sanderling import config_file
-from sanderling.demo.processes import Processes, free_port, wait_for_port
+from sanderling.broker.mosquitto import free_port
+from sanderling.demo.processes import Processes, wait_for_port
 
 DEVICES = ("watch-04", "watch-05", "watch-06", "watch-07")
 
@@ -20,7 +21,7 @@ class Bench:
 
     def __init__(self, directory: Path, overrides: list[str]) -> None:
         self.directory = directory
-        self.port = free_port()
+        self.port = free_port("127.0.0.1")
         config = config_file.load(
             None,
             [

@@ -12,11 +12,12 @@ from typing import Any
 import msgspec
 
 from sanderling import assembly, config_file, data_source
+from sanderling.broker.mosquitto import free_port
 from sanderling.config import FederationConfig
 from sanderling.console import Console
 from sanderling.demo import comparison
 from sanderling.demo.comparison import FloatFedAvg, Person, Slice
-from sanderling.demo.processes import Processes, free_port, wait_for_port
+from sanderling.demo.processes import Processes, wait_for_port
 from sanderling.models.datasets import TEST, TRAIN, VALIDATION, Dataset
 from sanderling.models.errors import SanderlingError
 from sanderling.models.inference import features
@@ -42,7 +43,7 @@ class Comparison:
 
 def settings(config: FederationConfig, seed: int) -> FederationConfig:
     """The demo's settings: `config` in lockstep over the seven devices, on a free port of this machine."""
-    port = free_port()
+    port = free_port("127.0.0.1")
     return msgspec.structs.replace(
         config,
         federation=msgspec.structs.replace(config.federation, seed=seed, devices=DEVICES),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import signal
 import socket
 import subprocess
 import sys
@@ -12,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+from sanderling.broker.child import end_with_parent
 from sanderling.models.errors import SanderlingError
 
 STOP_TIMEOUT_S = 5.0
-_PR_SET_PDEATHSIG = 1
 
 
 class Processes:
@@ -42,7 +40,7 @@ class Processes:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=log,
-                preexec_fn=_die_with_parent,
+                preexec_fn=end_with_parent,
             )
         self._running[name] = process
         return process
@@ -96,15 +94,3 @@ def wait_for_port(host: str, port: int, processes: Processes, timeout_s: float =
         except OSError:
             time.sleep(0.05)
     raise SanderlingError(f"nothing listens on {host}:{port} after {timeout_s:g} s")
-
-
-def free_port() -> int:
-    """A port on loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _die_with_parent() -> None:
-    """A demo that is killed outright leaves nothing behind (Linux prctl(2))."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
