@@ -1,25 +1,30 @@
-"""From a torch module to an int8 network: batch norm folded, ReLU fused, ranges calibrated on data.
+"""From a torch module to an int8 network: fold batch norm, calibrate or train the ranges, and write integers.
 
-TensorFlow Lite's scheme (Jacob et al., arXiv 1712.05877): symmetric int8 weights, a scale for each output channel of
-a convolution and one for a dense layer, int32 biases, asymmetric int8 activations. Takes an nn.Sequential of padding,
-convolutions, batch norms, ReLUs, mean pooling and dense layers, and ends in a dense layer with HEAD_HEADROOM, since
-that one is trained further on the device. Needs torch.
+Post-training: `quantize(module, calibration)`. Quantisation-aware: train the folded module's parameters with
+its ranges set, so that each forward pass rounds weights and activations as the int8 network will, gradients passing
+straight through (Jacob et al. 2018, https://arxiv.org/abs/1712.05877). Convolutions get one scale an output channel,
+dense layers one scale; activations are asymmetric. The last dense layer has headroom, since devices train it on.
+Supported: convolutions (also depthwise, zero padding before them), linear, batch norm after either, ReLU, ReLU6,
+average and max pools, global average pools, additions, and flatten, dropout and identity, which leave no trace.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import operator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import fx, nn
+from torch.nn import functional
 
 from sanderling.models.errors import ModelFormatError
 from sanderling.models.network import (
     Activation,
+    Add,
     Conv2D,
     DepthwiseConv2D,
     FullyConnected,
@@ -27,230 +32,427 @@ from sanderling.models.network import (
     Mean,
     Network,
     Operator,
+    Pool2D,
     Quantization,
     Tensor,
 )
+from sanderling.models.preprocessing import STEPS_PER_STD
 
+INPUT_SCALE = 1 / STEPS_PER_STD
 HEAD_HEADROOM = 2.0  # the head's weights may grow to this many times their largest
 RANGE_MARGIN = 1.25  # activations of data never seen may leave the calibrated range
-IGNORED = (nn.Dropout, nn.Flatten, nn.Identity)
-Floats = NDArray[np.float64]
+
+Range = tuple[float, float]
+Kind = Literal["convolution", "dense", "average", "max", "mean", "add"]
 
 
-@dataclass(kw_only=True)
-class _Stage:
-    """One layer to be: a convolution, dense layer or mean, with what is fused into it."""
+class Step(nn.Module):
+    """One operation of a folded module; `inputs` are positions of earlier steps plus one, 0 is the input."""
 
-    module: nn.Module
-    padding: tuple[int, int, int, int] = (0, 0, 0, 0)  # top, bottom, left, right
-    norm: nn.BatchNorm1d | nn.BatchNorm2d | None = None
-    activation: Activation = "none"
+    def __init__(self, name: str, kind: Kind, inputs: tuple[int, ...]) -> None:
+        super().__init__()
+        self.name, self.kind, self.inputs = name, kind, inputs
+        self.weight: nn.Parameter | None = None  # weight and bias in float64, so that folding rounds nothing
+        self.bias: nn.Parameter | None = None
+        self.activation: Activation = "none"
+        self.stride: tuple[int, int] = (1, 1)
+        self.dilation: tuple[int, int] = (1, 1)
+        self.padding: tuple[int, int, int, int] = (0, 0, 0, 0)  # top, bottom, left, right
+        self.window: tuple[int, int] = (1, 1)
+        self.groups = 1
+        self.range: Range | None = None  # of its output; None until calibrated
+
+    def weights_along(self, *dimensions: int) -> torch.Tensor:
+        assert self.weight is not None
+        return self.weight.abs().amax(dimensions, keepdim=True)
+
+    def forward(self, arguments: list[torch.Tensor], weight: torch.Tensor | None) -> torch.Tensor:
+        x = arguments[0]
+        bias = None if self.bias is None else self.bias.float()
+        top, bottom, left, right = self.padding
+        if self.kind == "convolution":
+            assert weight is not None
+            padded = functional.pad(x, (left, right, top, bottom))
+            y = functional.conv2d(padded, weight, bias, self.stride, 0, self.dilation, self.groups)
+        elif self.kind == "dense":
+            assert weight is not None
+            y = functional.linear(x.flatten(1), weight, bias)
+        elif self.kind == "average":
+            y = functional.avg_pool2d(x, self.window, self.stride, (top, left), count_include_pad=False)
+        elif self.kind == "max":
+            y = functional.max_pool2d(x, self.window, self.stride, (top, left))
+        elif self.kind == "mean":
+            y = x.mean((2, 3))
+        else:
+            y = arguments[0] + arguments[1]
+        return _ACTIVATIONS[self.activation](y)
 
 
-@dataclass(kw_only=True)
-class _Builder:
-    """The tensors and layers so far; `current` is the tensor the next layer reads."""
+_ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "none": lambda x: x,
+    "relu": functional.relu,
+    "relu6": functional.relu6,
+}
 
-    tensors: list[Tensor]
-    layers: list[Layer] = field(default_factory=list)
-    current: int = 0
 
-    def constant(
-        self, name: str, data: NDArray[Any], scales: Sequence[float], axis: int | None = None
-    ) -> int:
-        data.setflags(write=False)
-        self.tensors.append(
-            Tensor(
-                name=name,
-                shape=data.shape,
-                dtype="int8" if data.dtype == np.int8 else "int32",
-                quantization=Quantization(scales=tuple(scales), zero_points=(0,) * len(scales), axis=axis),
-                data=data,
-            )
-        )
-        return len(self.tensors) - 1
+class Folded(nn.Module):
+    """A chain of steps that computes what the module did, batch norm folded into the weights before it.
 
-    def layer(
-        self,
-        name: str,
-        operator: Operator,
-        constants: tuple[int, ...],
-        shape: tuple[int, ...],
-        quantization: Quantization,
-    ) -> None:
-        self.tensors.append(Tensor(name=name, shape=shape, dtype="int8", quantization=quantization))
-        output = len(self.tensors) - 1
-        self.layers.append(
-            Layer(name=name, operator=operator, inputs=(self.current, *constants), outputs=(output,))
-        )
-        self.current = output
+    With `fake` true it rounds weights and activations as int8 does; every step's range has to be set.
+    """
+
+    def __init__(self, steps: list[Step]) -> None:
+        super().__init__()
+        self.steps = nn.ModuleList(steps)
+        self.fake = False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.activations(x)[-1]
+
+    def activations(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """The input, and the output of each step."""
+        values = [fake_quantize(x, INPUT_SCALE, 0, (-128, 127)) if self.fake else x]
+        for step in self.plan:
+            weight = self._fake_weight(step) if self.fake and step.weight is not None else step.weight
+            y = step([values[i] for i in step.inputs], None if weight is None else weight.float())
+            if self.fake and step.kind not in ("average", "max"):
+                scale, zero_point = _affine(step.range)
+                y = fake_quantize(y, scale, zero_point, (-128, 127))
+            values.append(y)
+        return values
 
     @property
-    def scale(self) -> float:
-        quantization = self.tensors[self.current].quantization
-        assert quantization is not None
-        return quantization.scales[0]
+    def plan(self) -> list[Step]:
+        return cast(list[Step], list(self.steps))
+
+    def _fake_weight(self, step: Step) -> torch.Tensor:
+        assert step.weight is not None
+        largest = step.weights_along(1, 2, 3) if step.kind == "convolution" else step.weights_along(0, 1)
+        scale = largest.detach().clamp_min(1e-12) * self.headroom(step) / 127
+        return fake_quantize(step.weight, scale, 0, (-127, 127))
+
+    def headroom(self, step: Step) -> float:
+        return HEAD_HEADROOM if step is self.plan[-1] and step.kind == "dense" else 1.0
 
 
-def quantize(
-    model: nn.Sequential, calibration: torch.Tensor, input_quantization: Quantization, name: str
-) -> Network:
-    """The int8 network of `model` in evaluation mode, with ranges from calibration inputs (n, C, H, W).
+def fake_quantize(x: torch.Tensor, scale: Any, zero_point: int, limits: tuple[int, int]) -> torch.Tensor:
+    """x rounded to the grid and clamped to its ends; the gradient passes where it was not clamped."""
+    low, high = ((limit - zero_point) * scale for limit in limits)
+    clamped = torch.minimum(torch.maximum(x, torch.as_tensor(low)), torch.as_tensor(high))
+    rounded: torch.Tensor = clamped + (torch.round(clamped / scale) * scale - clamped).detach()
+    return rounded
+
+
+def quantize(model: nn.Module, calibration: torch.Tensor, name: str) -> Network:
+    """The int8 network of `model`, with ranges from calibration inputs (n, channels, height, width).
 
     ModelFormatError for a module that is none of the supported ones.
     """
+    folded = fold(model)
+    calibrate(folded, calibration)
     channels, height, width = calibration.shape[1:]
-    first = Tensor(
-        name="input", shape=(1, height, width, channels), dtype="int8", quantization=input_quantization
+    return to_network(folded, name, (height, width, channels))
+
+
+# Folding
+
+
+def fold(module: nn.Module) -> Folded:
+    """The module in evaluation mode as steps. ModelFormatError names what is not supported."""
+    traced = fx.symbolic_trace(module.eval())
+    folding = _Folding(modules=dict(traced.named_modules()))
+    for node in traced.graph.nodes:
+        if node.op == "call_module":
+            _fold_module(folding, node, folding.modules[str(node.target)])
+        elif node.op in ("call_function", "call_method"):
+            _fold_function(folding, node)
+        elif node.op == "placeholder":
+            folding.place(node, 0)
+    return Folded(folding.steps)
+
+
+@dataclass
+class _Folding:
+    """The steps so far, and at which position each node's value is."""
+
+    modules: dict[str, nn.Module]
+    steps: list[Step] = field(default_factory=list)
+    position: dict[fx.Node, int] = field(default_factory=dict)
+    shared: set[int] = field(default_factory=set)  # positions that more than one node reads
+    padding: dict[fx.Node, tuple[int, int, int, int]] = field(default_factory=dict)
+
+    def place(self, node: fx.Node, position: int) -> None:
+        self.position[node] = position
+        if len(node.users) > 1:
+            self.shared.add(position)
+
+    def append(self, node: fx.Node, kind: Kind) -> Step:
+        name = f"{len(self.steps)}/{kind}"
+        step = Step(name, kind, tuple(self.position[argument] for argument in node.all_input_nodes))
+        self.steps.append(step)
+        self.place(node, len(self.steps))
+        return step
+
+    def alias(self, node: fx.Node) -> Step | None:
+        """Gives the node its input's value; returns the step that computed it, unless others read it too."""
+        position = self.position[node.all_input_nodes[0]]
+        alone = position > 0 and position not in self.shared
+        self.place(node, position)
+        return self.steps[position - 1] if alone else None
+
+
+def _fold_module(folding: _Folding, node: fx.Node, module: nn.Module) -> None:
+    if isinstance(module, nn.Dropout | nn.Identity | nn.Flatten):
+        folding.alias(node)
+    elif isinstance(module, nn.ZeroPad2d):
+        left, right, top, bottom = (int(size) for size in module.padding)
+        if not all(isinstance(folding.modules.get(str(user.target)), nn.Conv2d) for user in node.users):
+            raise ModelFormatError(f"layer {node.target}: zero padding has to be followed by a convolution")
+        folding.alias(node)
+        folding.padding[node] = (top, bottom, left, right)
+    elif isinstance(module, nn.Conv2d):
+        _fold_convolution(folding, node, module)
+    elif isinstance(module, nn.Linear):
+        step = folding.append(node, "dense")
+        step.weight, step.bias = _parameters(module)
+    elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+        _fold_batch_norm(node, folding.alias(node), module)
+    elif isinstance(module, nn.ReLU | nn.ReLU6):
+        _fold_activation(node, folding.alias(node), "relu6" if isinstance(module, nn.ReLU6) else "relu")
+    elif isinstance(module, nn.AvgPool2d | nn.MaxPool2d):
+        step = folding.append(node, "average" if isinstance(module, nn.AvgPool2d) else "max")
+        step.window, step.stride = _pair(module.kernel_size), _pair(module.stride)
+        (vertical, horizontal) = _pair(module.padding)
+        step.padding = (vertical, vertical, horizontal, horizontal)
+    elif isinstance(module, nn.AdaptiveAvgPool2d) and _pair(module.output_size) == (1, 1):
+        folding.append(node, "mean")
+    else:
+        raise ModelFormatError(
+            f"layer {node.target}: {type(module).__name__} is not supported by the quantiser"
+        )
+
+
+def _fold_function(folding: _Folding, node: fx.Node) -> None:
+    if node.target in (operator.add, torch.add) and len(node.all_input_nodes) == 2:
+        folding.append(node, "add")
+    elif node.target in (torch.flatten, "flatten"):
+        folding.alias(node)
+    elif node.target in (functional.relu, torch.relu, "relu"):
+        _fold_activation(node, folding.alias(node), "relu")
+    else:
+        raise ModelFormatError(f"layer {node.name}: {node.target} is not supported by the quantiser")
+
+
+def _fold_convolution(folding: _Folding, node: fx.Node, module: nn.Conv2d) -> None:
+    if module.groups not in (1, module.in_channels) or isinstance(module.padding, str):
+        raise ModelFormatError(
+            f"layer {node.target}: expected a full or a depthwise convolution with padding in numbers"
+        )
+    step = folding.append(node, "convolution")
+    step.weight, step.bias = _parameters(module)
+    step.stride, step.dilation, step.groups = _pair(module.stride), _pair(module.dilation), module.groups
+    vertical, horizontal = _pair(module.padding)
+    before = folding.padding.get(node.all_input_nodes[0], (0, 0, 0, 0))
+    step.padding = (
+        before[0] + vertical,
+        before[1] + vertical,
+        before[2] + horizontal,
+        before[3] + horizontal,
     )
-    builder = _Builder(tensors=[first])
-    stages = list(_stages(model))
-    values = calibration
+
+
+def _fold_batch_norm(node: fx.Node, step: Step | None, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
+    if step is None or step.weight is None or step.bias is None or step.activation != "none":
+        raise ModelFormatError(
+            f"layer {node.target}: batch norm has to follow a convolution or a linear layer"
+        )
+    assert norm.running_mean is not None and norm.running_var is not None
+    gain = 1 / torch.sqrt(norm.running_var.double() + norm.eps)
+    shift = -norm.running_mean.double() * gain
+    if norm.affine:
+        gain = gain * norm.weight.detach().double()
+        shift = shift * norm.weight.detach().double() + norm.bias.detach().double()
     with torch.no_grad():
-        for number, stage in enumerate(stages):
-            values = _add(builder, stage, values, f"{number}", is_head=number == len(stages) - 1)
+        shape = (-1, *[1] * (step.weight.dim() - 1))
+        step.weight.mul_(gain.reshape(shape))
+        step.bias.mul_(gain).add_(shift)
+
+
+def _fold_activation(node: fx.Node, step: Step | None, activation: Activation) -> None:
+    if step is None or step.activation != "none":
+        raise ModelFormatError(
+            f"layer {node.target}: {activation} has to follow a layer that it can be fused into"
+        )
+    step.activation = activation
+
+
+def _parameters(module: nn.Conv2d | nn.Linear) -> tuple[nn.Parameter, nn.Parameter]:
+    outputs = module.weight.shape[0]
+    bias = torch.zeros(outputs) if module.bias is None else module.bias.detach()
+    return nn.Parameter(module.weight.detach().double()), nn.Parameter(bias.double())
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (int(value[0]), int(value[1])) if isinstance(value, tuple) else (int(value), int(value))
+
+
+# Ranges
+
+
+def calibrate(folded: Folded, examples: torch.Tensor) -> None:
+    """Sets every step's range from examples (n, channels, height, width): what they reach, with a margin.
+
+    Pools keep the range of their input.
+    """
+    with torch.no_grad():
+        values = folded.activations(examples)
+    for step, value in zip(folded.plan, values[1:], strict=True):
+        if step.kind in ("average", "max"):
+            step.range = _range(folded, step.inputs[0])
+        else:
+            low, high = float(value.min()) * RANGE_MARGIN, float(value.max()) * RANGE_MARGIN
+            step.range = (min(low, 0.0), max(high, 0.0))
+
+
+def _range(folded: Folded, position: int) -> Range:
+    if position == 0:
+        return (-128 * INPUT_SCALE, 127 * INPUT_SCALE)
+    found = folded.plan[position - 1].range
+    assert found is not None
+    return found
+
+
+def _affine(limits: Range | None) -> tuple[float, int]:
+    """(scale, zero point) whose int8 range is at least [low, high], and whose grid has a point at 0."""
+    if limits is None:
+        raise ValueError("a step has no range: calibrate first")
+    low, high = limits
+    scale = float(np.float32(max(high - low, 1e-6) / 255))
+    return scale, int(np.clip(round(-128 - low / scale), -128, 127))
+
+
+# Integers
+
+
+def to_network(folded: Folded, name: str, input_shape: tuple[int, int, int]) -> Network:
+    """The int8 network of a calibrated module for inputs of (height, width, channels)."""
+    height, width, channels = input_shape
+    with torch.no_grad():
+        values = folded.activations(torch.zeros(1, channels, height, width))
+    emission = _Emission(folded, [tuple(value.shape[1:]) for value in values])
+    for position, step in enumerate(folded.plan, start=1):
+        emission.emit(position, step)
     return Network(
         name=name,
-        tensors=tuple(builder.tensors),
-        layers=tuple(builder.layers),
+        tensors=tuple(emission.tensors),
+        layers=tuple(emission.layers),
         inputs=(0,),
-        outputs=(builder.current,),
+        outputs=(emission.index[-1],),
     )
 
 
-def _stages(model: nn.Sequential) -> Iterator[_Stage]:
-    padding = (0, 0, 0, 0)
-    stage: _Stage | None = None
-    for module in _leaves(model):
-        if isinstance(module, nn.ZeroPad2d):
-            left, right, top, bottom = module.padding
-            padding = (top, bottom, left, right)
-        elif isinstance(module, (nn.Conv2d, nn.Linear, nn.AdaptiveAvgPool2d)):
-            if stage is not None:
-                yield stage
-            stage, padding = _Stage(module=module, padding=padding), (0, 0, 0, 0)
-        elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) and stage is not None:
-            stage.norm = module
-        elif isinstance(module, nn.ReLU) and stage is not None:
-            stage.activation = "relu"
-        elif not isinstance(module, IGNORED):
-            raise ModelFormatError(f"the quantiser does not know {type(module).__name__}")
-    if stage is not None:
-        yield stage
+class _Emission:
+    """A network in the making; `index` tells at which tensor each position's value is."""
 
+    def __init__(self, folded: Folded, shapes: list[tuple[int, ...]]) -> None:
+        self.folded, self.shapes = folded, shapes
+        self.tensors: list[Tensor] = []
+        self.layers: list[Layer] = []
+        self.index = [self.activation("input", 0)]
 
-def _leaves(model: nn.Module) -> Iterator[nn.Module]:
-    for child in model.children():
-        if isinstance(child, nn.Sequential):
-            yield from _leaves(child)
-        else:
-            yield child
-
-
-def _add(builder: _Builder, stage: _Stage, values: torch.Tensor, name: str, *, is_head: bool) -> torch.Tensor:
-    """Appends the stage's layer; the real values that leave it for calibration inputs `values`."""
-    if isinstance(stage.module, nn.AdaptiveAvgPool2d):
-        out = values.mean((2, 3))
-        builder.layer(f"{name}/mean", Mean(axes=(1, 2), keep_dims=False), (), (1, out.shape[1]), _range(out))
-        return out
-    assert isinstance(stage.module, (nn.Conv2d, nn.Linear))
-    weights, bias = _folded(stage.module, stage.norm)
-    if isinstance(stage.module, nn.Linear):
-        out = values @ torch.from_numpy(weights.T).float() + torch.from_numpy(bias).float()
-        out = out.relu() if stage.activation == "relu" else out
-        headroom = HEAD_HEADROOM if is_head else 1.0
-        scales = [float(np.float32(headroom * np.abs(weights).max() / 127))]
-        constants = _constants(builder, f"{name}/dense", weights, bias, scales, axis=None)
-        builder.layer(
-            f"{name}/dense",
-            FullyConnected(activation=stage.activation),
-            constants,
-            (1, len(bias)),
-            _range(out),
+    def emit(self, position: int, step: Step) -> None:
+        inputs = [self.index[i] for i in step.inputs]
+        if step.weight is not None:
+            inputs += self.constants(step)
+        output = self.activation(step.name, position)
+        self.index.append(output)
+        self.layers.append(
+            Layer(name=step.name, operator=self.operator(step), inputs=tuple(inputs), outputs=(output,))
         )
-        return out
-    return _add_convolution(builder, stage, stage.module, values, weights, bias, name)
 
+    def activation(self, name: str, position: int) -> int:
+        shape = self.shapes[position]
+        nhwc = (1, *shape[1:], shape[0]) if len(shape) == 3 else (1, *shape)
+        scale, zero_point = self.affine(position)
+        quantization = Quantization(scales=(scale,), zero_points=(zero_point,))
+        return self.add(Tensor(name=name, shape=nhwc, dtype="int8", quantization=quantization))
 
-def _add_convolution(
-    builder: _Builder,
-    stage: _Stage,
-    module: nn.Conv2d,
-    values: torch.Tensor,
-    weights: Floats,
-    bias: Floats,
-    name: str,
-) -> torch.Tensor:
-    top, bottom, left, right = stage.padding
-    padded = nn.functional.pad(values, (left, right, top, bottom))
-    out = nn.functional.conv2d(
-        padded,
-        torch.from_numpy(weights).float(),
-        torch.from_numpy(bias).float(),
-        stride=module.stride,
-        groups=module.groups,
-    )
-    out = out.relu() if stage.activation == "relu" else out
-    stride = (int(module.stride[0]), int(module.stride[1]))
-    depthwise = module.groups > 1
-    if depthwise and module.groups != module.in_channels:
-        raise ModelFormatError("the quantiser does not know grouped convolutions that are not depthwise")
-    arranged = weights.transpose(1, 2, 3, 0) if depthwise else weights.transpose(0, 2, 3, 1)
-    axis = 3 if depthwise else 0
-    largest = np.abs(arranged).max(axis=tuple(i for i in range(4) if i != axis))
-    scales = [float(np.float32(max(value, 1e-6) / 127)) for value in largest]
-    operator: Operator
-    if depthwise:
-        multiplier = module.out_channels // module.in_channels
-        operator = DepthwiseConv2D(
-            stride=stride, padding=stage.padding, multiplier=multiplier, activation=stage.activation
+    def affine(self, position: int) -> tuple[float, int]:
+        return _affine(_range(self.folded, position))
+
+    def constants(self, step: Step) -> list[int]:
+        assert step.weight is not None and step.bias is not None
+        weight = step.weight.detach().double().numpy()
+        bias = step.bias.detach().double().numpy()
+        (input_scale, _) = self.affine(step.inputs[0])
+        scales, axis = self.weight_scales(step, weight, bias, input_scale)
+        steps = weight / scales.reshape(-1, *[1] * (weight.ndim - 1)).astype(np.float64)
+        quantized = np.clip(np.rint(steps), -127, 127).astype(np.int8)
+        bias_scales = np.float32(input_scale) * scales
+        bias_steps = np.rint(bias / bias_scales.astype(np.float64)).astype(np.int32)
+        if axis is None:
+            scales, bias_scales = scales[:1], bias_scales[:1]
+        data = self.arranged(step, quantized)
+        return [
+            self.add(_constant(f"{step.name}/weight", data, scales, axis)),
+            self.add(_constant(f"{step.name}/bias", bias_steps, bias_scales, None if axis is None else 0)),
+        ]
+
+    def weight_scales(
+        self, step: Step, weight: NDArray[np.float64], bias: NDArray[np.float64], input_scale: float
+    ) -> tuple[NDArray[np.float32], int | None]:
+        """A scale for each output, and the axis they lie along; equal ones and no axis for a dense layer."""
+        largest = np.abs(weight).reshape(len(weight), -1).max(axis=1)
+        scales = largest * self.folded.headroom(step) / 127
+        scales = np.maximum(scales, np.abs(bias) / (input_scale * 2**30))  # the bias has to fit int32
+        scales = np.maximum(scales, 1e-9)
+        if step.kind == "dense":
+            return np.full(len(weight), scales.max(), np.float32), None
+        return scales.astype(np.float32), 3 if step.groups > 1 else 0
+
+    def arranged(self, step: Step, weight: NDArray[np.int8]) -> NDArray[np.int8]:
+        """OIHW as OHWI or, depthwise, as 1HWC; a dense layer's columns from CHW to HWC order."""
+        if step.kind == "convolution":
+            return weight.transpose(1, 2, 3, 0) if step.groups > 1 else weight.transpose(0, 2, 3, 1)
+        shape = self.shapes[step.inputs[0]]
+        return (
+            weight.reshape(-1, *shape).transpose(0, 2, 3, 1).reshape(len(weight), -1)
+            if len(shape) == 3
+            else weight
         )
-    else:
-        operator = Conv2D(stride=stride, padding=stage.padding, activation=stage.activation)
-    label = f"{name}/{'depthwise' if depthwise else 'conv'}"
-    constants = _constants(builder, label, arranged, bias, scales, axis=axis)
-    builder.layer(label, operator, constants, (1, *out.shape[2:], out.shape[1]), _range(out))
-    return out
+
+    def operator(self, step: Step) -> Operator:
+        if step.kind == "convolution" and step.groups > 1:
+            assert step.weight is not None
+            return DepthwiseConv2D(
+                stride=step.stride,
+                padding=step.padding,
+                dilation=step.dilation,
+                multiplier=step.weight.shape[0] // step.groups,
+                activation=step.activation,
+            )
+        if step.kind == "convolution":
+            return Conv2D(
+                stride=step.stride, padding=step.padding, dilation=step.dilation, activation=step.activation
+            )
+        if step.kind == "dense":
+            return FullyConnected(activation=step.activation)
+        if step.kind == "mean":
+            return Mean(axes=(1, 2), keep_dims=False)
+        if step.kind == "add":
+            return Add(activation=step.activation)
+        return Pool2D(kind=step.kind, window=step.window, stride=step.stride, padding=step.padding)
+
+    def add(self, tensor: Tensor) -> int:
+        self.tensors.append(tensor)
+        return len(self.tensors) - 1
 
 
-def _constants(
-    builder: _Builder, name: str, weights: Floats, bias: Floats, scales: list[float], axis: int | None
-) -> tuple[int, int]:
-    """The int8 weights and the int32 bias, in steps of input scale times weight scale."""
-    shape = [1] * weights.ndim
-    if axis is not None:
-        shape[axis] = len(scales)
-    steps = np.clip(np.rint(weights / np.reshape(scales, shape)), -127, 127).astype(np.int8)
-    bias_scales = [float(np.float32(builder.scale) * np.float32(scale)) for scale in scales]
-    bias_steps = np.rint(bias / np.asarray(bias_scales)).astype(np.int32)
-    return (
-        builder.constant(f"{name}/weights", np.ascontiguousarray(steps), scales, axis),
-        builder.constant(f"{name}/bias", bias_steps, bias_scales, None if axis is None else 0),
+def _constant(name: str, data: NDArray[Any], scales: NDArray[np.float32], axis: int | None) -> Tensor:
+    data = np.ascontiguousarray(data)
+    data.setflags(write=False)
+    quantization = Quantization(
+        scales=tuple(scales.astype(np.float64).tolist()), zero_points=(0,) * len(scales), axis=axis
     )
-
-
-def _folded(
-    module: nn.Conv2d | nn.Linear, norm: nn.BatchNorm1d | nn.BatchNorm2d | None
-) -> tuple[Floats, Floats]:
-    """Weights and bias with the batch norm behind them multiplied in."""
-    weights = module.weight.detach().double().numpy()
-    bias = np.zeros(len(weights)) if module.bias is None else module.bias.detach().double().numpy()
-    if norm is None:
-        return weights, bias
-    assert norm.running_mean is not None and norm.running_var is not None
-    gain = 1 / np.sqrt(norm.running_var.double().numpy() + norm.eps)
-    shift = np.zeros(len(weights))
-    if norm.affine:
-        gain = gain * norm.weight.detach().double().numpy()
-        shift = norm.bias.detach().double().numpy()
-    folded = weights * gain.reshape(-1, *[1] * (weights.ndim - 1))
-    return folded, (bias - norm.running_mean.double().numpy()) * gain + shift
-
-
-def _range(values: torch.Tensor) -> Quantization:
-    """int8 over the values' range with a margin, zero exactly representable."""
-    low = min(float(values.min()) * RANGE_MARGIN, 0.0)
-    high = max(float(values.max()) * RANGE_MARGIN, 0.0)
-    scale = float(np.float32(max(high - low, 1e-6) / 255))
-    zero_point = int(np.clip(np.rint(-128 - low / scale), -128, 127))
-    return Quantization(scales=(scale,), zero_points=(zero_point,))
+    dtype: Literal["int8", "int32"] = "int8" if data.dtype == np.int8 else "int32"
+    return Tensor(name=name, shape=data.shape, dtype=dtype, quantization=quantization, data=data)

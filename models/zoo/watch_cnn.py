@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from sanderling.models.datasets.watch import CLASS_NAMES, WINDOW, read_recordings
-from sanderling.models.network import Quantization
 from sanderling.models.package import ModelPackage
-from sanderling.models.preprocessing import STEPS_PER_STD, Preprocessing
+from sanderling.models.preprocessing import Preprocessing
 from sanderling.models.zoo.quantize import quantize
 
 PEOPLE = (1, 2, 3)
@@ -86,7 +85,7 @@ def train(seed: int, people: tuple[int, ...] = PEOPLE) -> tuple[nn.Sequential, P
         loss = nn.functional.cross_entropy(head(found), torch.from_numpy(labels))
         loss = loss + DECORRELATION * _correlation(found)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
     model.eval()
@@ -98,9 +97,7 @@ def train(seed: int, people: tuple[int, ...] = PEOPLE) -> tuple[nn.Sequential, P
 def build(seed: int) -> tuple[ModelPackage, nn.Sequential]:
     """The int8 package, and the fp32 model it was made from."""
     model, preprocessing, calibration = train(seed)
-    network = quantize(
-        model, calibration, Quantization(scales=(1 / STEPS_PER_STD,), zero_points=(0,)), "watch-cnn"
-    )
+    network = quantize(model, calibration, "watch-cnn")
     return ModelPackage(network=network, preprocessing=preprocessing, class_names=CLASS_NAMES), model
 
 
@@ -131,9 +128,10 @@ class _Source:
         gain = np.exp(rng.uniform(-augmentation.turn_gain, augmentation.turn_gain, (count, 1, 1)))
         acceleration = windows[:, :, :3] @ turned
         turning = (windows[:, :, 3:] @ turned) * speed[:, None, None] * gain
-        both = np.concatenate([acceleration, turning], axis=2)
+        both: Floats = np.concatenate([acceleration, turning], axis=2)
         both = (both - np.asarray(self.preprocessing.mean)) / np.asarray(self.preprocessing.std)
-        return both + rng.normal(size=both.shape) * augmentation.noise, self._labels[chosen]
+        both += rng.normal(size=both.shape) * augmentation.noise
+        return both, self._labels[chosen]
 
     def _resampled(self, chosen: NDArray[np.int64], speed: Floats, rng: np.random.Generator) -> Floats:
         """A window from a random place of each recording, played at `speed`, by linear interpolation."""
@@ -143,7 +141,8 @@ class _Source:
         whole = times.astype(np.int64)
         part = (times - whole)[..., None]
         index = whole + self._starts[chosen][:, None]
-        return self._samples[index] * (1 - part) + self._samples[index + 1] * part
+        windows: Floats = self._samples[index] * (1 - part) + self._samples[index + 1] * part
+        return windows
 
 
 def _rotations(count: int, largest: float, rng: np.random.Generator) -> Floats:
@@ -155,7 +154,8 @@ def _rotations(count: int, largest: float, rng: np.random.Generator) -> Floats:
     cross[:, 0, 1], cross[:, 0, 2], cross[:, 1, 2] = -axes[:, 2], axes[:, 1], -axes[:, 0]
     cross -= cross.transpose(0, 2, 1)
     sine, cosine = np.sin(angles)[:, None, None], np.cos(angles)[:, None, None]
-    return np.eye(3) + sine * cross + (1 - cosine) * (cross @ cross)
+    rotations: Floats = np.eye(3) + sine * cross + (1 - cosine) * (cross @ cross)
+    return rotations
 
 
 def _correlation(features: torch.Tensor) -> torch.Tensor:
