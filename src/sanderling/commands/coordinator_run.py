@@ -10,7 +10,7 @@ from sanderling import assembly, config_file, outcome
 from sanderling.commands import options
 from sanderling.config import FederationConfig
 from sanderling.console import Console
-from sanderling.coordinator.ledger import Ledger
+from sanderling.coordinator.ledger import FILE_NAME, Ledger
 from sanderling.coordinator.service import Coordinator, ServiceSettings, Start
 from sanderling.coordinator.tracking import NoTracker, Tracker, local_uri, start_mlflow
 
@@ -61,6 +61,8 @@ def run(arguments: argparse.Namespace, console: Console) -> tuple[dict[str, Any]
 
 def settings_of(directory: Path, config: FederationConfig, console: Console) -> FederationConfig:
     """A run that goes on keeps the settings it was started with, except for where the broker is."""
+    if not (directory / FILE_NAME).exists():
+        return config
     ledger = Ledger(directory)
     try:
         stored = ledger.run()
