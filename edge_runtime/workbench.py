@@ -171,10 +171,10 @@ def _check(source: Source, package: ModelPackage, head: DenseHead) -> None:
     network = package.network
     expected = network.tensors[network.inputs[0]].shape[1:]
     came = source.train.examples.shape[1:]
-    if np.prod(expected) != np.prod(came):
+    if ((1, *came) if len(came) == 2 else came) != expected:
         raise DatasetError(f"windows of shape {came}, network {network.name!r} takes {expected}")
     for windows in (source.train, source.validation, source.test):
         if windows.labels.max(initial=0) >= head.classes:
             raise DatasetError(
-                f"label {windows.labels.max()}, network {network.name!r} has {head.classes} classes"
+                f"label {windows.labels.max()}, network {network.name!r} has classes 0 to {head.classes - 1}"
             )

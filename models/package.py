@@ -13,10 +13,9 @@ import cbor2
 import numpy as np
 
 from sanderling.models import network_file
-from sanderling.models.errors import ModelFormatError
+from sanderling.models.errors import ModelFormatError, UsageError
 from sanderling.models.network import Network
 from sanderling.models.preprocessing import Preprocessing
-from sanderling.models.tail import dense_head
 
 VERSION = 1
 LIMIT_BYTES = 16 << 20
@@ -25,9 +24,9 @@ MAX_NAME_CHARACTERS = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ModelPackage:
-    """A network with a dense head, its input's preprocessing, and a name for each class.
+    """A network, its input's preprocessing, and a name for each value of its output, or none at all.
 
-    ModelFormatError on construction when they do not belong together.
+    ModelFormatError on construction when there are more or fewer names.
     """
 
     network: Network
@@ -35,10 +34,10 @@ class ModelPackage:
     class_names: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        classes = dense_head(self.network).classes
-        if len(self.class_names) != classes:
+        classes = self.network.tensors[self.network.outputs[0]].shape[-1]
+        if self.class_names and len(self.class_names) != classes:
             raise ModelFormatError(
-                f"network {self.network.name!r} tells {classes} classes apart, there are {len(self.class_names)} names"
+                f"network {self.network.name!r} tells {classes} classes apart, {len(self.class_names)} have a name"
             )
 
     def to_bytes(self) -> bytes:
@@ -68,7 +67,7 @@ class ModelPackage:
                 preprocessing=Preprocessing(mean=_floats(mean), std=_floats(std)),
                 class_names=tuple(_name(name) for name in names),
             )
-        except (TypeError, ValueError) as problem:
+        except (UsageError, TypeError, ValueError) as problem:
             raise ModelFormatError(f"model package: {problem!s:.200}") from None
         if package.to_bytes() != data:
             raise ModelFormatError("model package: expected its one encoding and nothing after it")

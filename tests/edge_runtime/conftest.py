@@ -9,7 +9,6 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from sanderling.models.preprocessing import Preprocessing
 
 from sanderling.broker.messages import ModelBody, ModelReference, RoundPlan, TrainingPlan, UpdatePlan
 from sanderling.models.network import (
@@ -22,6 +21,7 @@ from sanderling.models.network import (
     Tensor,
 )
 from sanderling.models.package import ModelPackage
+from sanderling.models.preprocessing import Preprocessing
 from sanderling.models.tail import dense_head, initial_theta
 from sanderling.models.updates import GlobalModel
 
@@ -75,7 +75,7 @@ def package_of(network: Network) -> ModelPackage:
     classes = dense_head(network).classes
     return ModelPackage(
         network=network,
-        preprocessing=Preprocessing(mean=(0.0,) * CHANNELS, std=(1.0,) * CHANNELS),
+        preprocessing=Preprocessing.of_input(per_tensor(0.03, 2), CHANNELS),
         class_names=tuple(f"class {number}" for number in range(classes)),
     )
 

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from sanderling.broker.messages import ModelBody, RoundPlan
 from sanderling.edge_runtime import agent
@@ -402,6 +404,28 @@ def test_a_network_or_a_body_that_does_not_decode_is_refused(package, model, pla
     bench.take(Received(topic=bench.state.topics.model(model.model_hash), payload=damage))
     assert sum(bench.refused().values()) == 2
     assert Train in kinds(bench.body(model))
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_no_message_ends_the_agent(package, model, plan, data):
+    """Whole messages cut, lengthened, or with bytes changed, on each topic that the agent listens to."""
+    bench, topics = Bench(), Bench().state.topics
+    genuine = {
+        topics.plan: plan.encode(),
+        topics.network(model.backbone_hash): package.to_bytes(),
+        topics.model(model.model_hash): ModelBody.of(model).encode(),
+    }
+    for topic, payload in genuine.items():
+        damaged = bytearray(payload[: data.draw(st.integers(0, len(payload)))])
+        for _ in range(data.draw(st.integers(0, 3))):
+            if damaged:
+                damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+        damaged += data.draw(st.binary(max_size=3))
+        bench.take(Received(topic=topic, payload=bytes(damaged)))
+        bench.take(Received(topic=topic, payload=payload))
+    assert sum(bench.refused().values()) <= 3
+    assert bench.state.plan is not None
 
 
 def test_what_was_never_asked_for_is_refused_and_what_was_is_ignored(equipped, model, plan, make):

@@ -226,7 +226,7 @@ def test_an_agent_that_may_leaves_by_itself(coordinator, settings, package, mode
 
 def start_agent(settings: AgentSettings, *, patch: str = "") -> subprocess.Popen[str]:
     """The agent in a process of its own; `patch` runs in it before the agent does."""
-    script = f"""
+    script = """
         import os, pathlib, signal, sys
         from sanderling.edge_runtime import agent, service, trainer, workbench
         from sanderling.edge_runtime.service import AgentSettings
