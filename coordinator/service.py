@@ -20,6 +20,7 @@ from sanderling.coordinator.replay import resume
 from sanderling.coordinator.rounds import (
     Announce,
     CoordinatorState,
+    DeviceStatus,
     Effect,
     Finish,
     RecordClosed,
@@ -175,6 +176,8 @@ class Coordinator:
             if self._refused[error.reason] <= REFUSALS_TOLD:
                 self._log(f"refused ({error.reason}): {error}")
             return
+        if isinstance(event, DeviceStatus) and event.status.detail:
+            self._log(f"{event.device_id} says: {event.status.detail}")
         self._step(event)
 
     def _step(self, event: object) -> None:

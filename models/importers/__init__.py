@@ -23,7 +23,10 @@ def load(path: str | Path) -> Network:
         data = path.read_bytes()
     except OSError as error:
         raise UsageError(f"cannot read the model {path}: {error.strerror}") from error
-    return from_bytes(data, path.stem)
+    try:
+        return from_bytes(data, path.stem)
+    except ModelFormatError as error:
+        raise ModelFormatError(f"{path}: {error}") from error
 
 
 def from_bytes(data: bytes, name: str = "network") -> Network:
