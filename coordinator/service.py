@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sanderling.broker.link import Connected, Disconnected, Incoming, Link, LinkSettings
-
 from sanderling.broker.messages import ModelBody
 from sanderling.broker.topics import Topics
 from sanderling.coordinator.door import admit

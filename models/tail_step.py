@@ -408,9 +408,11 @@ def _move_biases(node: Weighted, pull: int, rates: Float64Array) -> Move:
     chosen, short = node.chosen, shortened(rates * 2.0**ERROR_FRACTION_BITS)
 
     def move(own: Parameters, start: Parameters, error: Error, columns: Float64Array, batch: Batch) -> None:
-        gradient = error.mantissas.sum(axis=2)[..., chosen]
+        gradient = error.mantissas.sum(axis=2, keepdims=True)[..., chosen]
         change = np.zeros_like(own.biases)
-        change[:, chosen] = _contributions(gradient, short, error).sum(axis=1) * 2.0**-ERROR_FRACTION_BITS
+        change[:, chosen] = (
+            _contributions(gradient, short, error).sum(axis=(1, 2)) * 2.0**-ERROR_FRACTION_BITS
+        )
         _nudge(own.biases, start.biases, change, pull)
 
     return move

@@ -38,7 +38,7 @@ from sanderling.models.network import (
 )
 from sanderling.models.preprocessing import STEPS_PER_STD
 
-INPUT_SCALE = 1 / STEPS_PER_STD
+INPUT_SCALE = 1 / STEPS_PER_STD  # of normalised values; the zero point of inputs is 0
 HEAD_HEADROOM = 2.0  # the head's weights may grow to this many times their largest
 RANGE_MARGIN = 1.25  # activations of data never seen may leave the calibrated range
 
@@ -101,9 +101,10 @@ class Folded(nn.Module):
     With `fake` true it rounds weights and activations as int8 does; every step's range has to be set.
     """
 
-    def __init__(self, steps: list[Step]) -> None:
+    def __init__(self, steps: list[Step], input_scale: float) -> None:
         super().__init__()
         self.steps = nn.ModuleList(steps)
+        self.input_range = (-128 * input_scale, 127 * input_scale)
         self.fake = False
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -111,13 +112,12 @@ class Folded(nn.Module):
 
     def activations(self, x: torch.Tensor) -> list[torch.Tensor]:
         """The input, and the output of each step."""
-        values = [fake_quantize(x, INPUT_SCALE, 0, (-128, 127)) if self.fake else x]
+        values = [fake_quantize(x, *_affine(self.input_range)) if self.fake else x]
         for step in self.plan:
             weight = self._fake_weight(step) if self.fake and step.weight is not None else step.weight
             y = step([values[i] for i in step.inputs], None if weight is None else weight.float())
             if self.fake and step.kind not in ("average", "max"):
-                scale, zero_point = _affine(step.range)
-                y = fake_quantize(y, scale, zero_point, (-128, 127))
+                y = fake_quantize(y, *_affine(step.range))
             values.append(y)
         return values
 
@@ -129,35 +129,36 @@ class Folded(nn.Module):
         assert step.weight is not None
         largest = step.weights_along(1, 2, 3) if step.kind == "convolution" else step.weights_along(0, 1)
         scale = largest.detach().clamp_min(1e-12) * self.headroom(step) / 127
-        return fake_quantize(step.weight, scale, 0, (-127, 127))
+        return fake_quantize(step.weight, scale, 0)
 
     def headroom(self, step: Step) -> float:
         return HEAD_HEADROOM if step is self.plan[-1] and step.kind == "dense" else 1.0
 
 
-def fake_quantize(x: torch.Tensor, scale: Any, zero_point: int, limits: tuple[int, int]) -> torch.Tensor:
+def fake_quantize(x: torch.Tensor, scale: Any, zero_point: int) -> torch.Tensor:
     """x rounded to the grid and clamped to its ends; the gradient passes where it was not clamped."""
-    low, high = ((limit - zero_point) * scale for limit in limits)
+    low, high = ((limit - zero_point) * scale for limit in (-128, 127))
     clamped = torch.minimum(torch.maximum(x, torch.as_tensor(low)), torch.as_tensor(high))
     rounded: torch.Tensor = clamped + (torch.round(clamped / scale) * scale - clamped).detach()
     return rounded
 
 
-def quantize(model: nn.Module, calibration: torch.Tensor, name: str) -> Network:
-    """The int8 network of `model`, with ranges from calibration inputs (n, channels, height, width).
+def quantize(
+    model: nn.Module, calibration: torch.Tensor, name: str, input_scale: float = INPUT_SCALE
+) -> Network:
+    """The int8 network of `model`, with ranges from calibration inputs (n, ...) in torch's order.
 
     ModelFormatError for a module that is none of the supported ones.
     """
-    folded = fold(model)
+    folded = fold(model, input_scale)
     calibrate(folded, calibration)
-    channels, height, width = calibration.shape[1:]
-    return to_network(folded, name, (height, width, channels))
+    return to_network(folded, name, tuple(calibration.shape[1:]))
 
 
 # Folding
 
 
-def fold(module: nn.Module) -> Folded:
+def fold(module: nn.Module, input_scale: float = INPUT_SCALE) -> Folded:
     """The module in evaluation mode as steps. ModelFormatError names what is not supported."""
     traced = fx.symbolic_trace(module.eval())
     folding = _Folding(modules=dict(traced.named_modules()))
@@ -168,7 +169,7 @@ def fold(module: nn.Module) -> Folded:
             _fold_function(folding, node)
         elif node.op == "placeholder":
             folding.place(node, 0)
-    return Folded(folding.steps)
+    return Folded(folding.steps, input_scale)
 
 
 @dataclass
@@ -300,7 +301,7 @@ def _pair(value: Any) -> tuple[int, int]:
 
 
 def calibrate(folded: Folded, examples: torch.Tensor) -> None:
-    """Sets every step's range from examples (n, channels, height, width): what they reach, with a margin.
+    """Sets every step's range from examples (n, ...): what they reach, with a margin.
 
     Pools keep the range of their input.
     """
@@ -316,7 +317,7 @@ def calibrate(folded: Folded, examples: torch.Tensor) -> None:
 
 def _range(folded: Folded, position: int) -> Range:
     if position == 0:
-        return (-128 * INPUT_SCALE, 127 * INPUT_SCALE)
+        return folded.input_range
     found = folded.plan[position - 1].range
     assert found is not None
     return found
@@ -334,11 +335,10 @@ def _affine(limits: Range | None) -> tuple[float, int]:
 # Integers
 
 
-def to_network(folded: Folded, name: str, input_shape: tuple[int, int, int]) -> Network:
-    """The int8 network of a calibrated module for inputs of (height, width, channels)."""
-    height, width, channels = input_shape
+def to_network(folded: Folded, name: str, input_shape: tuple[int, ...]) -> Network:
+    """The int8 network of a calibrated module, for inputs (channels, height, width) or (features,)."""
     with torch.no_grad():
-        values = folded.activations(torch.zeros(1, channels, height, width))
+        values = folded.activations(torch.zeros(1, *input_shape))
     emission = _Emission(folded, [tuple(value.shape[1:]) for value in values])
     for position, step in enumerate(folded.plan, start=1):
         emission.emit(position, step)

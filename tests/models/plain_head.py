@@ -88,6 +88,9 @@ class PlainHead:
             for weight, value in zip(row, centred, strict=True):
                 total = int32(total + ((weight + 128) >> 8) * value)
             accumulators.append(total)
+        return self.softmax(accumulators)
+
+    def softmax(self, accumulators):
         exponentials = []
         for total in accumulators:
             below = min(max(accumulators) - total, self.exp_reach)
