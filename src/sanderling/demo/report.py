@@ -203,7 +203,7 @@ def _svg(draw: Callable[[Any], None], width: float, height: float) -> str:
         raise MissingError(
             "matplotlib is not installed: run `pip install 'sanderling[coordinator]'`"
         ) from None
-    style = {
+    style: dict[Any, Any] = {
         "svg.hashsalt": "sanderling",
         "font.size": 10,
         "axes.spines.top": False,
