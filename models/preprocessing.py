@@ -48,6 +48,13 @@ class Preprocessing:
         return cls(mean=_float32(flat.mean(axis=0)), std=_float32(np.where(std > 0, std, 1)))
 
     @classmethod
+    def of_range(cls, low: float, high: float, channels: int) -> Preprocessing:
+        """That which spreads low..high over -128..127: pixels of 0 to 255 lose nothing."""
+        width = high - low if high > low else 1.0
+        mean, std = low + width * 128 / 255, width * STEPS_PER_STD / 255
+        return cls(mean=_float32([mean] * channels), std=_float32([std] * channels))
+
+    @classmethod
     def of_input(cls, quantization: Quantization, channels: int) -> Preprocessing:
         """That which quantises real values as an int8 input of this scale and zero point expects."""
         scale, zero_point = quantization.scales[0], quantization.zero_points[0]

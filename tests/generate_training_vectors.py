@@ -1,6 +1,6 @@
 """Writes tests/vectors/training_*.json: golden bytes of random bits, training and compression, for Python and C.
 
-`python tests/generate_training_vectors.py` writes, `--check` compares and fails where a byte differs.
+`python -m tests.generate_training_vectors` writes, `--check` compares and fails where a byte differs.
 Arrays are hexadecimal, little-endian; "blake2b" is BLAKE2b-256 over theta as little-endian int16.
 """
 
@@ -10,14 +10,18 @@ import argparse
 import hashlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sanderling.models import compression
+from sanderling.models import compression, network_file
+from sanderling.models.deep_tail import Tail, Trained, initial_tail_theta, make_tail, reconstruction
+from sanderling.models.network import Network
 from sanderling.models.random_bits import below, derive_key, permutation, random_words
-from sanderling.models.tail import DenseHead
+from sanderling.models.tail import THETA_LIMIT, DenseHead
+from sanderling.models.tail_training import tail_inputs, train_tail
 from sanderling.models.training import (
     EXP_COARSE,
     EXP_FINE,
@@ -27,6 +31,7 @@ from sanderling.models.training import (
     proximal_rate_q16,
     train_head,
 )
+from tests.models import deep_networks
 
 FOLDER = Path(__file__).parent / "vectors"
 
@@ -54,6 +59,7 @@ def files() -> dict[str, dict[str, Any]]:
         "training_random_bits.json": random_bits(),
         "training_head.json": heads(),
         "training_compression.json": compressions(),
+        "training_tail.json": tails(),
     }
 
 
@@ -144,6 +150,117 @@ def head_case(
         "blake2b_after_epochs": after,
         "trained_int16": as_hex(trained, "<i2"),
     }
+
+
+def tails() -> dict[str, Any]:
+    """Runs of 1,000 steps on small networks, which come as files of network_file's form."""
+    return {
+        "cases": [
+            tail_case(
+                "separable: two pointwise, depthwise in part, a bias",
+                "separable",
+                {1: [False, None], 2: [True, None], 3: [True, [0, 3, 7]], 4: [True, None]},
+                20,
+                LocalTraining(epochs=100, batch_size=2, learning_rate_q16=655, proximal_mu_q16=655),
+            ),
+            tail_case(
+                "residual: two tensors enter",
+                "residual",
+                {2: [True, None], 3: [True, None]},
+                12,
+                LocalTraining(epochs=84, batch_size=1, learning_rate_q16=131),
+            ),
+            tail_case(
+                "dense layers, cross-entropy",
+                "multilayer",
+                {0: [True, None], 1: [True, None]},
+                30,
+                LocalTraining(epochs=100, batch_size=3, learning_rate_q16=655),
+            ),
+            tail_case(
+                "dense layers, mean squared error",
+                "autoencoder",
+                {0: [True, None], 1: [False, None], 2: [True, None]},
+                20,
+                LocalTraining(epochs=100, batch_size=2, learning_rate_q16=3277),
+            ),
+            tail_case(
+                "rates that saturate",
+                "multiplied",
+                {0: [True, None]},
+                10,
+                LocalTraining(epochs=100, batch_size=1, learning_rate_q16=1 << 20),
+            ),
+        ]
+    }
+
+
+def tail_case(
+    name: str, network_name: str, trained: dict[int, list[Any]], count: int, training: LocalTraining
+) -> dict[str, Any]:
+    """`trained` is, by layer, whether its weights are trained and which channels, None for all."""
+    network = deep_networks.ALL[network_name]()
+    case = {
+        "name": name,
+        "network": network_file.to_bytes(network).hex(),
+        "trained": {str(index): plan for index, plan in trained.items()},
+        "loss": "mean squared error of the inputs" if network_name == "autoencoder" else "cross-entropy",
+        "examples": count,
+        "epochs": training.epochs,
+        "batch_size": training.batch_size,
+        "learning_rate_q16": training.learning_rate_q16,
+        "proximal_mu_q16": training.proximal_mu_q16,
+    }
+    network, tail, training = tail_of(case)
+    drawn = derive_key("vectors", name)
+    shape = (count, *network.tensors[network.inputs[0]].shape[1:])
+    x = integers(drawn, int(np.prod(shape)), -128, 127, stream=1).reshape(shape).astype(np.int8)
+    labels = integers(drawn, count, 0, tail.head.classes - 1, stream=2)
+    targets = labels if case["loss"] == "cross-entropy" else x.reshape(count, -1)
+    theta = initial_tail_theta(network, tail)
+    theta += integers(drawn, tail.dimension, -100, 100, stream=3).astype(np.int32)
+    theta = np.clip(theta, -THETA_LIMIT, THETA_LIMIT)
+    inputs = tail_inputs(network, tail, x)
+    order_key, rounding_key = derive_key("train", name), derive_key("round", name)
+    after = {}
+    for epochs in (1, 10, training.epochs):
+        moved = train_tail(
+            network, tail, theta, inputs, targets, replace(training, epochs=epochs), order_key, rounding_key
+        )
+        after[str(epochs)] = blake2b(moved)
+    return case | {
+        "layers": [
+            {"layer": layer.layer, "kind": layer.kind, "start": layer.start, "bias_start": layer.bias_start,
+             "bias_input": layer.bias_input, "bias_base": layer.bias_base}
+            for layer in tail.layers
+        ],
+        "steps": training.epochs * -(-count // training.batch_size),
+        "entering": tail.entering,
+        "inputs_int8": as_hex(inputs, "i1"),
+        "targets": targets.tolist(),
+        "order_key": order_key,
+        "rounding_key": rounding_key,
+        "theta_int16": as_hex(theta, "<i2"),
+        "blake2b_after_epochs": after,
+        "trained_int16": as_hex(moved, "<i2"),
+    }  # fmt: skip
+
+
+def tail_of(case: dict[str, Any]) -> tuple[Network, Tail, LocalTraining]:
+    """What a case of training_tail.json trains, and how."""
+    network = network_file.from_bytes(bytes.fromhex(case["network"]))
+    plans = {
+        int(index): Trained(weights=weights, channels=None if channels is None else tuple(channels))
+        for index, (weights, channels) in case["trained"].items()
+    }
+    loss = None if case["loss"] == "cross-entropy" else reconstruction(network)
+    training = LocalTraining(
+        epochs=case["epochs"],
+        batch_size=case["batch_size"],
+        learning_rate_q16=case["learning_rate_q16"],
+        proximal_mu_q16=case["proximal_mu_q16"],
+    )
+    return network, make_tail(network, plans, loss), training
 
 
 def compressions() -> dict[str, Any]:

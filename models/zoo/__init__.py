@@ -6,7 +6,9 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
+from sanderling.models.datasets import Dataset
 from sanderling.models.errors import MissingError, ModelFormatError, UsageError
 from sanderling.models.network import Network
 from sanderling.models.package import ModelPackage
@@ -14,7 +16,18 @@ from sanderling.models.preprocessing import Preprocessing
 from sanderling.models.tail import dense_head
 from sanderling.models.zoo.card import Card, render_card
 
-__all__ = ["ZooModel", "build", "load", "package", "render_card", "shipped"]
+__all__ = ["NAMES", "ZooModel", "build", "load", "package", "random_network", "render_card", "shipped"]
+
+NAMES = (
+    "watch-cnn",
+    "tiny-mlp",
+    "fashion-ds-cnn",
+    "keyword-ds-cnn",
+    "person-mobilenet",
+    "image-resnet8",
+    "anomaly-autoencoder",
+    "wakeword-tcn",
+)  # what can be built
 
 ARTEFACTS = Path(__file__).parent / "artefacts"
 SUFFIX = ".sanderling"
@@ -70,18 +83,41 @@ def package(source: str) -> ModelPackage:
 
 
 def build(
-    name: str, out: Path, *, seed: int = 1, progress: Callable[[str], None] = lambda line: None
+    name: str,
+    out: Path,
+    *,
+    data: Dataset | None = None,
+    seed: int = 1,
+    prune: float = 0.0,
+    quantization_aware: bool = False,
+    progress: Callable[[str], None] = lambda line: None,
 ) -> Card:
-    """Makes a model of the zoo again and writes its files and card to `out`. MissingError without torch."""
-    if name != "watch-cnn":
-        raise UsageError(f"model {name!r}: expected watch-cnn")
+    """Makes a model of the zoo and writes its files and card to `out`.
+
+    It is trained on `data`, or on the data set that its card names. `prune` is the share of channels to take out;
+    `quantization_aware` trains on with rounded weights and activations. UsageError for another name, for data of
+    another shape, or for none where no package brings it; MissingError without torch or the data.
+    """
+    builder = _builder()
+    recipe = builder.Recipe(seed=seed, prune=prune, quantization_aware=quantization_aware)
+    card: Card = builder.build(name, out, data, recipe, progress)
+    return card
+
+
+def random_network(name: str, seed: int) -> Network:
+    """An untrained int8 network of one of the zoo's architectures. MissingError without torch."""
+    network: Network = _builder().random_network(name, seed)
+    return network
+
+
+def _builder() -> ModuleType:
     try:
         from sanderling.models.zoo import builder
     except ModuleNotFoundError as error:
         raise MissingError(
             f"building a model needs {error.name}: run `pip install 'sanderling[train]'`"
         ) from None
-    return builder.build_watch_cnn(out, seed, progress)
+    return builder
 
 
 def _imported(path: Path) -> ModelPackage:

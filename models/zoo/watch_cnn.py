@@ -1,4 +1,4 @@
-"""watch-cnn: separable convolutions over 2 s of a wrist's motion, 64 features, 7 shoulder exercises.
+"""How watch-cnn is pre-trained: augmented windows, and features that do not tell the same thing twice.
 
 Pre-trained on the three people of the watch data who take no part in any federation. Architecture, augmentation and
 decorrelation of the features were chosen by leaving each of the three out in turn; the other seven were never looked
@@ -8,26 +8,26 @@ at. Needs torch.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from sanderling.models.datasets.watch import CLASS_NAMES, WINDOW, read_recordings
-from sanderling.models.package import ModelPackage
+from sanderling.models.datasets.watch import WINDOW, read_recordings
 from sanderling.models.preprocessing import Preprocessing
-from sanderling.models.zoo.quantize import quantize
+from sanderling.models.zoo.architectures import architecture
+from sanderling.models.zoo.quantize import INPUT_SCALE
+from sanderling.models.zoo.training import CALIBRATION_EXAMPLES, Trained
 
 PEOPLE = (1, 2, 3)
-FEATURES = 64
-KERNEL = 9
 STEPS = 1500
 BATCH = 64
 LEARNING_RATE = 5e-3
 WEIGHT_DECAY = 1e-3
 DECORRELATION = 0.1  # of features: a head on them is then well conditioned for plain gradient descent
-CALIBRATION_WINDOWS = 1024
+FURTHER_WINDOWS = 8192  # drawn once, to train a pruned or quantised model further
 
 Floats = NDArray[np.float64]
 
@@ -42,39 +42,14 @@ class Augmentation:
     noise: float = 0.15  # standard deviations
 
 
-def build_model() -> nn.Sequential:
-    """The fp32 model on (n, 6, 1, 100); [:-1] gives the 64 features before the head."""
-
-    def same(channels_in: int, channels_out: int, groups: int = 1) -> list[nn.Module]:
-        pad = KERNEL - 2  # what "same" adds for stride 2 and an even width
-        return [
-            nn.ZeroPad2d((pad // 2, pad - pad // 2, 0, 0)),
-            nn.Conv2d(channels_in, channels_out, (1, KERNEL), (1, 2), groups=groups, bias=False),
-            nn.BatchNorm2d(channels_out),
-            nn.ReLU(),
-        ]
-
-    return nn.Sequential(
-        *same(6, 24),
-        *same(24, 24, groups=24),
-        nn.Conv2d(24, 48, 1, bias=False),
-        nn.BatchNorm2d(48),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(48, FEATURES, bias=False),
-        nn.BatchNorm1d(FEATURES, affine=False),
-        nn.Sequential(nn.Dropout(0.2), nn.Linear(FEATURES, len(CLASS_NAMES))),
-    )
-
-
-def train(seed: int, people: tuple[int, ...] = PEOPLE) -> tuple[nn.Sequential, Preprocessing, torch.Tensor]:
-    """The trained model, its preprocessing, and calibration inputs (n, 6, 1, 100) of the same people."""
+def train(seed: int, people: tuple[int, ...] = PEOPLE) -> Trained:
+    """The trained model; inputs, targets and calibration are windows of the same people."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     source = _Source(people)
-    model = build_model()
+    design = architecture("watch-cnn")
+    model = cast(nn.Sequential, design.make(design.input_shape, design.classes))
     features, head = model[:-1], model[-1]
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=STEPS)
@@ -90,20 +65,16 @@ def train(seed: int, people: tuple[int, ...] = PEOPLE) -> tuple[nn.Sequential, P
         schedule.step()
     model.eval()
     mild = Augmentation(rotation_degrees=15.0, speed=0.1, turn_gain=0.1, noise=0.05)
-    calibration, _ = source.batch(CALIBRATION_WINDOWS, rng, mild)
-    return model, source.preprocessing, _to_torch(calibration)
-
-
-def build(seed: int) -> tuple[ModelPackage, nn.Sequential]:
-    """The int8 package, and the fp32 model it was made from."""
-    model, preprocessing, calibration = train(seed)
-    network = quantize(model, calibration, "watch-cnn")
-    return ModelPackage(network=network, preprocessing=preprocessing, class_names=CLASS_NAMES), model
-
-
-def normalised(windows: NDArray[np.float32], preprocessing: Preprocessing) -> torch.Tensor:
-    """Raw windows (n, 100, 6) as the fp32 model takes them."""
-    return _to_torch((windows - np.asarray(preprocessing.mean)) / np.asarray(preprocessing.std))
+    calibration, _ = source.batch(CALIBRATION_EXAMPLES, rng, mild)
+    windows, labels = source.batch(FURTHER_WINDOWS, rng, Augmentation())
+    return Trained(
+        model=model,
+        preprocessing=source.preprocessing,
+        input_scale=INPUT_SCALE,
+        inputs=_to_torch(windows),
+        targets=torch.from_numpy(labels),
+        calibration=_to_torch(calibration),
+    )
 
 
 class _Source:

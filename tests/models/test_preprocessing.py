@@ -39,6 +39,14 @@ def test_a_channel_that_never_changes_gets_zeros():
     assert not Preprocessing.fit(examples).quantize_input(examples).any()
 
 
+def test_of_a_range_keeps_every_pixel():
+    pixels = np.arange(256, dtype=np.float32)[:, None]
+    for divisor in (1, 255):
+        preprocessing = Preprocessing.of_range(0, 255 / divisor, channels=1)
+        quantized = preprocessing.quantize_input(pixels / np.float32(divisor))
+        assert quantized[:, 0].tolist() == list(range(-128, 128))
+
+
 def test_of_any_int8_input():
     preprocessing = Preprocessing.of_input(Quantization(scales=(0.25,), zero_points=(-8,)), channels=2)
     assert preprocessing.quantize_input(np.array([[0, 1]], np.float32)).tolist() == [[-8, -4]]
