@@ -14,6 +14,8 @@ from sanderling.coordinator.ledger import FILE_NAME, Ledger
 from sanderling.coordinator.service import Coordinator, ServiceSettings, Start
 from sanderling.coordinator.tracking import NoTracker, Tracker, local_uri, start_mlflow
 
+MLFLOW_RUN = "mlflow-run"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The run's directory."""
@@ -88,10 +90,14 @@ def _tracker(config: FederationConfig, start: assembly.StartingPoint, directory:
     }
     parameters["network_hash"] = start.model.backbone_hash.hex()
     parameters["initial_model_hash"] = start.model.model_hash.hex()
-    return start_mlflow(
+    known = directory / MLFLOW_RUN  # a coordinator that starts again goes on with its MLflow run
+    tracker = start_mlflow(
         config.tracking.uri or local_uri(directory),
         config.tracking.experiment,
         config.federation.name,
         parameters,
         directory,
+        known.read_text(encoding="utf-8") if known.exists() else None,
     )
+    known.write_text(tracker.run_id, encoding="utf-8")
+    return tracker
