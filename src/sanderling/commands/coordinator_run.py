@@ -90,6 +90,7 @@ def _tracker(config: FederationConfig, start: assembly.StartingPoint, directory:
     }
     parameters["network_hash"] = start.model.backbone_hash.hex()
     parameters["initial_model_hash"] = start.model.model_hash.hex()
+    directory.mkdir(parents=True, exist_ok=True)
     known = directory / MLFLOW_RUN  # a coordinator that starts again goes on with its MLflow run
     tracker = start_mlflow(
         config.tracking.uri or local_uri(directory),
