@@ -69,7 +69,7 @@ def activations(
 ) -> Int8Array:
     """Several int8 tensors that are there before layer `layer_index`, each flattened, side by side: (n, elements)."""
     values = _forward(network, inputs, network.layers[:layer_index], tensors)
-    return np.concatenate([value.reshape(len(value), -1) for value in values], axis=1)
+    return np.concatenate([v.reshape(len(v), math.prod(v.shape[1:])) for v in values], axis=1)
 
 
 def _forward(

@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,8 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="compare with the files instead of writing them")
     check = parser.parse_args().check
     stale = []
-    for name, content in files().items():
-        path, text = FOLDER / name, json.dumps(content, indent=1) + "\n"
+    for name, make in FILES.items():
+        path, text = FOLDER / name, json.dumps(make(), indent=1) + "\n"
         if not check:
             FOLDER.mkdir(exist_ok=True)
             path.write_text(text)
@@ -51,16 +52,6 @@ def main() -> int:
     if stale:
         print(f"differ from what the code gives: {', '.join(stale)}", file=sys.stderr)
     return 1 if stale else 0
-
-
-def files() -> dict[str, dict[str, Any]]:
-    """Each file's name and content."""
-    return {
-        "training_random_bits.json": random_bits(),
-        "training_head.json": heads(),
-        "training_compression.json": compressions(),
-        "training_tail.json": tails(),
-    }
 
 
 def random_bits() -> dict[str, Any]:
@@ -305,6 +296,13 @@ def as_hex(array: np.ndarray, dtype: str) -> str:
 def blake2b(theta: np.ndarray) -> str:
     return hashlib.blake2b(theta.astype("<i2").tobytes(), digest_size=32).hexdigest()
 
+
+FILES: dict[str, Callable[[], dict[str, Any]]] = {
+    "training_random_bits.json": random_bits,
+    "training_head.json": heads,
+    "training_compression.json": compressions,
+    "training_tail.json": tails,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

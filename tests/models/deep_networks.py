@@ -147,12 +147,12 @@ def separable(seed=0, classes=4):
 
 def residual(seed=0, classes=3):
     """As ResNet: a block whose shortcut is a strided pointwise convolution, then maximum and mean."""
-    b = Builder(seed, (1, 8, 8, 3))
-    trunk = b.conv(6, (3, 3), (1, 1), (1, 1, 1, 1))
-    b.conv(8, (3, 3), (2, 2), (0, 1, 0, 1))
-    left = b.conv(8, (3, 3), (1, 1), (1, 1, 1, 1), relu=False)
+    b = Builder(seed, (1, 8, 8, 2))
+    trunk = b.conv(4, (3, 3), (1, 1), (1, 1, 1, 1))
+    b.conv(6, (3, 3), (2, 2), (0, 1, 0, 1))
+    left = b.conv(6, (3, 3), (1, 1), (1, 1, 1, 1), relu=False)
     b.current = trunk
-    right = b.conv(8, (1, 1), (2, 2), relu=False)
+    right = b.conv(6, (1, 1), (2, 2), relu=False)
     b.plus(left, right)
     b.pool("max")
     b.mean()
