@@ -349,11 +349,13 @@ def clamps(network: Network, layer: Layer) -> tuple[int, int]:
             return max(-128, zero_point), 127
         case Elementwise(function="relu6"):
             return arithmetic.activation_range("relu6", scale, zero_point)
+        case Mean() | Quantize():
+            return -128, 127
         case Pool2D(activation="none"):
             return -129, 128
         case Conv2D() | DepthwiseConv2D() | FullyConnected() | Pool2D() | Add():
             return arithmetic.activation_range(layer.operator.activation, scale, zero_point)
-    return -128, 127
+    return -129, 128
 
 
 def _concatenate(inputs: Sequence[Tensor], axis: int) -> Back:
