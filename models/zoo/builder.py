@@ -95,10 +95,12 @@ def random_network(name: str, seed: int) -> Network:
     torch.manual_seed(seed)
     module = design.make(design.input_shape, design.classes)
     *size, channels = design.input_shape
-    noise = torch.randn(8, channels, *size)
+    noise = torch.randn(8, channels, *size) + torch.randn(8, channels, *[1] * len(size))
+    for part in module.modules():
+        if isinstance(part, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
+            part.momentum = None  # takes the statistics of the noise as they are
     with torch.no_grad():
-        for _ in range(20):
-            module.train()(noise)  # moves batch norm off its start
+        module.train()(noise)
     return quantize(module, noise, name)
 
 
@@ -161,5 +163,6 @@ def _measured(folded: Folded, trained: Trained, package: ModelPackage, test: Dat
         measure = "error"
         expected = inputs.flatten(1).numpy()
         values = {kind: float(((y - expected) ** 2).mean()) for kind, y in outputs.items()}
-    people = ", ".join(name for i, name in enumerate(test.client_names) if i in test.clients)
-    return {measure: {**values, "examples": len(test), "on": f"test part of {people}"}}
+    clients = [name for i, name in enumerate(test.client_names) if i in test.clients]
+    whose = ", ".join(clients) if len(clients) < 8 else f"{len(clients)} clients"
+    return {measure: {**values, "examples": len(test), "on": f"test part of {whose}"}}

@@ -113,11 +113,11 @@ class Folded(nn.Module):
     def activations(self, x: torch.Tensor) -> list[torch.Tensor]:
         """The input, and the output of each step."""
         values = [fake_quantize(x, *_affine(self.input_range)) if self.fake else x]
-        for step in self.plan:
+        for position, step in enumerate(self.plan, start=1):
             weight = self._fake_weight(step) if self.fake and step.weight is not None else step.weight
             y = step([values[i] for i in step.inputs], None if weight is None else weight.float())
             if self.fake and step.kind not in ("average", "max"):
-                y = fake_quantize(y, *_affine(step.range))
+                y = fake_quantize(y, *_affine(_range(self, position)))
             values.append(y)
         return values
 
@@ -319,14 +319,13 @@ def _range(folded: Folded, position: int) -> Range:
     if position == 0:
         return folded.input_range
     found = folded.plan[position - 1].range
-    assert found is not None
+    if found is None:
+        raise ValueError(f"step {position} has no range: calibrate first")
     return found
 
 
-def _affine(limits: Range | None) -> tuple[float, int]:
-    """(scale, zero point) whose int8 range is at least [low, high], and whose grid has a point at 0."""
-    if limits is None:
-        raise ValueError("a step has no range: calibrate first")
+def _affine(limits: Range) -> tuple[float, int]:
+    """(scale, zero point) of int8 over low..high, with 0 on its grid."""
     low, high = limits
     scale = float(np.float32(max(high - low, 1e-6) / 255))
     return scale, int(np.clip(round(-128 - low / scale), -128, 127))
