@@ -26,6 +26,7 @@ from sanderling.broker.topics import Topics
 from sanderling.edge_runtime import agent
 from sanderling.edge_runtime.agent import AgentState, Effect, Event
 from sanderling.edge_runtime.backends import Preference
+from sanderling.edge_runtime.budget import RoundBudget
 from sanderling.edge_runtime.memory import Memory, Question
 from sanderling.edge_runtime.sources import SourceSettings, read_source
 from sanderling.edge_runtime.storage import Storage
@@ -56,6 +57,7 @@ class AgentSettings:
     capacity: int = 4096  # examples
     exit_when_finished: bool = False
     keepalive_s: int = 30
+    budget: RoundBudget | None = None  # of a round's training
 
 
 def run(settings: AgentSettings, stop: threading.Event | None, log: Log) -> int:
@@ -74,6 +76,7 @@ def run(settings: AgentSettings, stop: threading.Event | None, log: Log) -> int:
         capacity=settings.capacity,
         preference=settings.backend,
         log=log,
+        budget=settings.budget,
     )
     with Storage(settings.state_dir) as storage:
         state = _restore(settings, storage, workbench.num_examples, log)

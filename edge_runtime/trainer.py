@@ -57,15 +57,22 @@ def train(
     data: LocalData,
     residual: Residual | None,
     clock: Callable[[], float],
+    local: LocalTraining | None = None,
 ) -> tuple[UpdateMessage, Residual | None]:
     """The device's answer to a round on the model theta (d,), and the residual once that answer is delivered.
 
-    `clock` gives seconds and decides `duration_ms` alone. Validation figures are of theta before training.
+    `clock` gives seconds and decides `duration_ms` alone. Validation figures are of theta before training. `local` is
+    how this device trains where its budget does not allow what the plan asks.
     """
     started = clock()
     validation = evaluate_head(head, theta, data.validation.features, data.validation.labels)
     trained = train_head(
-        head, theta, data.train.features, data.train.labels, _local(plan), _key("train", plan, device_id)
+        head,
+        theta,
+        data.train.features,
+        data.train.labels,
+        local or local_training(plan),
+        _key("train", plan, device_id),
     )
     training = evaluate_head(head, trained, data.train.features, data.train.labels)
     delta = trained - theta
@@ -130,7 +137,8 @@ def _left_over(
     return Residual(mask_epoch=update.mask_epoch, vector=feed_back_error(wanted, sent, bound))
 
 
-def _local(plan: RoundPlan) -> LocalTraining:
+def local_training(plan: RoundPlan) -> LocalTraining:
+    """What the plan asks of a device."""
     training = plan.training
     return LocalTraining(
         epochs=training.epochs,

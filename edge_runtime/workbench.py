@@ -7,24 +7,32 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sanderling.broker.messages import EvaluationMessage, EvaluationResult, RoundPlan
+from sanderling.broker.messages import EvaluationMessage, EvaluationResult, RoundPlan, UpdateMessage
 from sanderling.edge_runtime import backends, trainer
 from sanderling.edge_runtime.agent import Evaluate, Evaluated, Event, Failed, Prepared, Train, Trained
 from sanderling.edge_runtime.backends import Backend, Int8Array, Preference
+from sanderling.edge_runtime.budget import Choice, RoundBudget, choose
+from sanderling.edge_runtime.capability import (
+    CapabilityProfile,
+    head_steps,
+    measure,
+    observe,
+    read_device,
+)
 from sanderling.edge_runtime.examples import NOT_KEPT, ExampleStore
 from sanderling.edge_runtime.memory import Question
 from sanderling.edge_runtime.sources import Source, Windows
 from sanderling.edge_runtime.trainer import Examples, LocalData
 from sanderling.models.errors import DatasetError, SanderlingError
 from sanderling.models.package import ModelPackage
-from sanderling.models.random_bits import derive_key
+from sanderling.models.random_bits import derive_key, permutation
 from sanderling.models.tail import DenseHead, dense_head
-from sanderling.models.training import evaluate_head
+from sanderling.models.training import LocalTraining, evaluate_head
 from sanderling.models.updates import GlobalModel
 
 READ_WINDOWS = 64  # at once through the backbone, which bounds the memory
@@ -52,10 +60,12 @@ class Workbench:
         capacity: int,
         preference: Preference,
         log: Callable[[str], None],
+        budget: RoundBudget | None = None,
     ) -> None:
-        self._federation, self._device_id = federation, device_id
+        self._federation, self._device_id, self._budget = federation, device_id, budget
         self._read, self._capacity, self._preference, self._log = read, capacity, preference, log
         self._ready: _Ready | None = None
+        self._profile: CapabilityProfile | None = None  # measured once a budget asks for it
         self.num_examples = min(len(read().train.labels), capacity)
 
     def do(self, work: Train | Evaluate) -> list[Event]:
@@ -73,21 +83,56 @@ class Workbench:
 
     def _train(self, question: Question, work: Train, tell: Callable[[Event], None]) -> Event:
         ready = self._prepare(work.plan, work.package, tell)
+        local, data = trainer.local_training(work.plan), ready.data
+        if self._budget is not None:
+            choice = self._choose(self._budget, ready, local)
+            if choice.steps == 0:
+                return Failed(question=question, detail=choice.reason)
+            local, data = choice.training, self._chosen(work.plan, data, choice.examples)
         message, residual = trainer.train(
             work.plan,
             self._device_id,
             ready.head,
             work.model.theta,
-            ready.data,
+            data,
             work.residual,
             time.monotonic,
+            local,
         )
+        self._learn_cost(local, message)
         self._log(
             f"round {message.round}: {message.num_examples} examples, "
             f"accuracy before {message.validation_correct}/{message.validation_count}, "
             f"training loss {message.training_loss_milli / 1000:.3f}, {message.duration_ms} ms"
         )
         return Trained(question=question, payload=message.encode(), residual=residual)
+
+    def _choose(self, budget: RoundBudget, ready: _Ready, plan: LocalTraining) -> Choice:
+        """What of the plan the budget allows, by what a step of this head takes on this device."""
+        if self._profile is None:
+            cost = measure("head", head_steps(ready.head), time.monotonic)
+            self._profile = CapabilityProfile(device=read_device(), tails=(cost,))
+        choice = choose(budget, self._profile, len(ready.data.train.labels), plan)
+        self._log(f"budget: {choice.reason}")
+        return choice
+
+    def _chosen(self, plan: RoundPlan, data: LocalData, count: int) -> LocalData:
+        """`count` of the training examples, others each round: their order in the store mixes no classes."""
+        if count >= len(data.train.labels):
+            return data
+        key = derive_key("subset", plan.federation, plan.training.seed, plan.round, self._device_id)
+        chosen = permutation(key, len(data.train.labels))[:count]
+        part = Examples(features=data.train.features[chosen], labels=data.train.labels[chosen])
+        return replace(data, train=part)
+
+    def _learn_cost(self, local: LocalTraining, message: UpdateMessage) -> None:
+        """The next choice knows what this round took."""
+        if self._profile is None:
+            return
+        examples = local.epochs * message.num_examples
+        steps = local.epochs * -(-message.num_examples // local.batch_size)
+        cost = observe(self._profile.tails[0], steps, examples, message.duration_ms / 1000)
+        self._profile = replace(self._profile, tails=(cost,))
 
     def _evaluate(self, question: Question, work: Evaluate, tell: Callable[[Event], None]) -> Event:
         results = []

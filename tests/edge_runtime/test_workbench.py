@@ -7,6 +7,7 @@ import pytest
 
 from sanderling.broker.messages import EvaluationMessage, UpdateMessage
 from sanderling.edge_runtime.agent import Evaluate, Evaluated, Failed, Prepared, Train, Trained
+from sanderling.edge_runtime.budget import RoundBudget
 from sanderling.edge_runtime.sources import SourceSettings, Windows, read_source
 from sanderling.edge_runtime.workbench import Workbench
 from sanderling.models.inference import features
@@ -131,3 +132,32 @@ def test_data_that_can_no_longer_be_read_is_told(plan, package, model, tmp_path,
     )
     path.unlink()
     assert "no such file" in failure(workbench.do(work(plan, package, model)))
+
+
+def test_a_budget_of_steps_trains_part_of_an_epoch(source, plan, package, model):
+    budget = RoundBudget(steps=2)  # 36 examples at a batch of up to 32 take 2 steps an epoch
+    bench = Bench(source, budget=budget)
+    _, trained = bench.workbench.do(work(plan, package, model))
+    assert UpdateMessage.decode(trained.payload).num_examples == 36
+    (line,) = [line for line in bench.lines if line.startswith("budget: ")]
+    assert f"of {plan.training.epochs} epochs" in line
+
+
+def test_a_budget_of_one_step_trains_on_as_many_examples_as_fit_in_it(source, plan, package, model):
+    bench = Bench(source, budget=RoundBudget(steps=1))
+    _, trained = bench.workbench.do(work(plan, package, model))
+    assert UpdateMessage.decode(trained.payload).num_examples == 32
+
+
+def test_a_budget_below_a_step_sits_the_round_out_and_says_why(source, plan, package, model):
+    bench = Bench(source, budget=RoundBudget(seconds=1e-9))
+    _, failed = bench.workbench.do(work(plan, package, model))
+    assert isinstance(failed, Failed)
+    assert "not a step fits the budget" in failed.detail
+
+
+def test_a_budget_that_allows_the_plan_changes_no_byte(source, plan, package, model):
+    free = Bench(source).workbench.do(work(plan, package, model))[-1]
+    bound = Bench(source, budget=RoundBudget(seconds=3600)).workbench.do(work(plan, package, model))[-1]
+    payloads = [UpdateMessage.decode(each.payload).payload for each in (free, bound)]
+    assert payloads[0] == payloads[1]

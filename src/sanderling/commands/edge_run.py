@@ -10,6 +10,7 @@ from sanderling import data_source
 from sanderling.commands import options
 from sanderling.console import Console
 from sanderling.edge_runtime import service
+from sanderling.edge_runtime.budget import RoundBudget
 from sanderling.edge_runtime.sources import SourceSettings
 
 
@@ -47,6 +48,12 @@ def run(arguments: argparse.Namespace, console: Console) -> tuple[dict[str, Any]
         capacity=config.training.capacity,
         exit_when_finished=arguments.exit_when_finished,
         keepalive_s=config.link.keepalive_s,
+        budget=_budget(arguments),
     )
     service.run(settings, options.stop_on_signal(), console.progress)
     return {"device": arguments.device, "federation": config.federation.name}, f"{arguments.device} left"
+
+
+def _budget(arguments: argparse.Namespace) -> RoundBudget | None:
+    budget = RoundBudget(seconds=arguments.seconds, energy_mj=arguments.energy_mj, steps=arguments.steps)
+    return None if budget == RoundBudget() else budget
