@@ -28,6 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="what runs the frozen part where the plan asks for fast arithmetic",
     )
+    budget = parser.add_argument_group(
+        "budget of a round's training", "what does not fit is trained less, or not at all"
+    )
+    budget.add_argument("--seconds", type=float, help="time")
+    budget.add_argument("--energy-mj", type=float, help="energy, by the board's published power")
+    budget.add_argument("--steps", type=int, help="gradient steps")
     parser.add_argument(
         "--exit-when-finished", action="store_true", help="leave when the federation is finished"
     )
