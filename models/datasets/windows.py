@@ -35,4 +35,5 @@ def split_by_time(length: int, *, window: int, step: int) -> tuple[NDArray[np.in
 
 def cut(recording: NDArray[np.float32], starts: NDArray[np.int64], window: int) -> NDArray[np.float32]:
     """Windows (n, window, channels) of a recording (length, channels)."""
-    return recording[starts[:, None] + np.arange(window)]
+    windows: NDArray[np.float32] = recording[starts[:, None] + np.arange(window)]
+    return windows
