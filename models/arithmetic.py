@@ -71,12 +71,14 @@ def rounding_divide_by_pot(x: ArrayLike, exponent: ArrayLike) -> Int64Array:
 def round_half_away(x: ArrayLike) -> NDArray[np.float64]:
     """The nearest integer, halves away from zero: C's round(), for values that are exactly a float32."""
     x = np.asarray(x, dtype=np.float64)
-    return np.copysign(np.floor(np.abs(x) + 0.5), x)
+    rounded: NDArray[np.float64] = np.copysign(np.floor(np.abs(x) + 0.5), x)
+    return rounded
 
 
 def saturate(x: ArrayLike, low: int = -128, high: int = 127) -> Int8Array:
     """x clamped to low..high, as int8."""
-    return np.clip(np.asarray(x), low, high).astype(np.int8)
+    clamped: Int8Array = np.clip(np.asarray(x), low, high).astype(np.int8)
+    return clamped
 
 
 def requantize(
@@ -119,7 +121,7 @@ def float_requantizer(
         y += rise
         np.maximum(y, low + 128, out=y)
         np.minimum(y, high + 128, out=y)
-        moved: NDArray[np.uint8] = y.astype(np.uint8) ^ 128
+        moved = y.astype(np.uint8) ^ np.uint8(128)
         return moved.view(np.int8)
 
     return apply
@@ -200,7 +202,8 @@ def _half_denominator_reciprocal(a: ArrayLike) -> Int64Array:
 
 
 def _saturating_left_shift(x: Int64Array, exponent: int) -> Int64Array:
-    return np.clip(x << exponent, INT32_MIN, INT32_MAX)
+    shifted: Int64Array = np.clip(x << exponent, INT32_MIN, INT32_MAX)
+    return shifted
 
 
 def _wrap32(x: Int64Array) -> Int64Array:

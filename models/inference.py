@@ -330,7 +330,7 @@ def _padder(padding: tuple[int, int, int, int], value: int) -> Callable[[Array],
 def _windows(x: Array, window: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]) -> Array:
     """A view (n, rows, columns, height, width, C) of every window of x (n, H, W, C)."""
     extent = ((window[0] - 1) * dilation[0] + 1, (window[1] - 1) * dilation[1] + 1)
-    views: Array = sliding_window_view(x, extent, axis=(1, 2))  # type: ignore[call-overload]
+    views: Array = sliding_window_view(x, extent, axis=(1, 2))
     views = views[:, :: stride[0], :: stride[1], :, :: dilation[0], :: dilation[1]]
     return np.moveaxis(views, 3, -1)
 
@@ -473,7 +473,8 @@ def _requantized(input_: Tensor, output: Tensor, low: int = -128, high: int = 12
     values = np.arange(256) if input_.dtype == "uint8" else ALL_INT8
     rescale = arithmetic.quantize_multiplier(_scale(input_) / _scale(output))
     scaled = arithmetic.multiply_by_quantized_multiplier(values - _zero_point(input_), *rescale)
-    return np.clip(scaled + np.int32(_zero_point(output)), low, high).astype(output.dtype)
+    clamped: Array = np.clip(scaled + np.int32(_zero_point(output)), low, high).astype(output.dtype)
+    return clamped
 
 
 def _sigmoidal(

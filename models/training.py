@@ -179,7 +179,8 @@ def proximal_rate_q16(training: LocalTraining) -> int:
 @functools.lru_cache(maxsize=8)
 def changes_by_error(head: DenseHead, training: LocalTraining) -> Float64Array:
     """Every scaled error, in theta's unit, from error -ONE to ONE."""
-    return scale_error(np.arange(-ONE, ONE + 1), head, training) * 2.0**-ERROR_FRACTION_BITS
+    scaled = scale_error(np.arange(-ONE, ONE + 1), head, training)
+    return scaled.astype(np.float64) * 2.0**-ERROR_FRACTION_BITS
 
 
 def round_half_up(x: Float64Array) -> Float64Array:
