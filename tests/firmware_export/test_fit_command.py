@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from sanderling.commands import fit as command
+from sanderling.commands import options
 from sanderling.console import Console
 from sanderling.firmware_export.errors import FitError
 from sanderling.models.errors import UsageError
@@ -55,13 +56,13 @@ def test_sizes_take_the_place_of_the_board_s(model: Path) -> None:
     ("text", "size"), [("65536", 65_536), ("64KB", 65_536), ("64 kib", 65_536), ("2MB", 2_097_152), ("7B", 7)]
 )
 def test_sizes_are_read(text: str, size: int) -> None:
-    assert command.byte_count(text) == size
+    assert options.byte_count(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "64GB", "1.5KB", "KB", "9" * 13])
 def test_other_sizes_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="expected a size as 65536, 64KB or 1MB"):
-        command.byte_count(text)
+        options.byte_count(text)
 
 
 def test_a_missing_file_is_refused() -> None:

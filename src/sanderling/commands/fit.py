@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import re
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from sanderling.commands import options
 from sanderling.console import Console
 from sanderling.firmware_export import boards
 from sanderling.firmware_export.errors import FitError
 from sanderling.firmware_export.fit import FitReport, HeadTraining, Memory, fit, render
 from sanderling.models import importers, zoo
-from sanderling.models.errors import UsageError
 from sanderling.models.network import Network
 
 DEFAULT = HeadTraining()
-UNITS = {"": 1, "B": 1, "KB": 1024, "KIB": 1024, "MB": 1024**2, "MIB": 1024**2}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,9 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="a model of the zoo, or a .tflite, .onnx or .sanderling file")
     parser.add_argument("--board", required=True, help=f"one of {', '.join(boards.BOARDS)}")
     parser.add_argument(
-        "--sram", type=byte_count, help="the SRAM there is for it, as 64KB (default: the board's)"
+        "--sram", type=options.byte_count, help="the SRAM there is for it, as 64KB (default: the board's)"
     )
-    parser.add_argument("--flash", type=byte_count, help="the flash there is for it (default: the board's)")
+    parser.add_argument(
+        "--flash", type=options.byte_count, help="the flash there is for it (default: the board's)"
+    )
     parser.add_argument(
         "--tail", choices=("head", "none"), default="head", help="what the device trains (default: head)"
     )
@@ -53,14 +53,6 @@ def run(arguments: argparse.Namespace, console: Console) -> tuple[dict[str, Any]
         console.progress(render(report) + "\n")
         raise FitError(report.network, board.name, report.faults)
     return _plain(report), render(report)
-
-
-def byte_count(text: str) -> int:
-    """A positive number of bytes, as 65536, 64KB or 1MB; a KB is 1,024 bytes."""
-    match = re.fullmatch(r"(\d{1,12})\s*([a-zA-Z]*)", text.strip())
-    if match is None or match[2].upper() not in UNITS or int(match[1]) == 0:
-        raise UsageError(f"expected a size as 65536, 64KB or 1MB, came {text!r}")
-    return int(match[1]) * UNITS[match[2].upper()]
 
 
 def _network(source: str) -> Network:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import signal
 import threading
 from pathlib import Path
@@ -12,6 +13,7 @@ from sanderling.config import FederationConfig
 from sanderling.models.errors import UsageError
 
 DEFAULT_FILE = Path("federation.toml")
+UNITS = {"": 1, "B": 1, "KB": 1024, "KIB": 1024, "MB": 1024**2, "MIB": 1024**2}
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
@@ -59,3 +61,11 @@ def positive_seconds(text: str) -> float:
     if not 0 < seconds < float("inf"):
         raise UsageError(f"expected a number of seconds above 0, came {text!r}")
     return seconds
+
+
+def byte_count(text: str) -> int:
+    """A positive number of bytes, as 65536, 64KB or 1MB; a KB is 1,024 bytes."""
+    match = re.fullmatch(r"(\d{1,12})\s*([a-zA-Z]*)", text.strip())
+    if match is None or match[2].upper() not in UNITS or int(match[1]) == 0:
+        raise UsageError(f"expected a size as 65536, 64KB or 1MB, came {text!r}")
+    return int(match[1]) * UNITS[match[2].upper()]
