@@ -57,6 +57,7 @@ from sanderling.models.training import (
     changes_by_error,
     error_limit,
     exponent_scale,
+    one_hot,
     proximal_rate_q16,
     round_half_up,
     softmax,
@@ -355,6 +356,13 @@ def _loss(tail: Tail) -> LossError:
                 return times(normalized(difference, np.zeros(counted.shape, np.int64)), derivative)
 
             return mean_squared_error
+
+
+def targets_of(tail: Tail, targets: Array) -> Int64Array:
+    """Labels (n,) as one-hot in 2**-15, or int8 targets (n, ...) centred: what a batch has, (n, K)."""
+    if isinstance(tail.loss, MeanSquaredError):
+        return targets.reshape(len(targets), tail.head.classes).astype(np.int64) - tail.loss.zero_point
+    return one_hot(targets, tail.head.classes)
 
 
 # Moves: what a step does to a layer's parameters.

@@ -13,16 +13,15 @@ import numpy as np
 from sanderling.models import inference
 from sanderling.models.backward import Array, Int8Array, Int64Array
 from sanderling.models.batched import permutations_of
-from sanderling.models.deep_tail import CrossEntropy, MeanSquaredError, Tail
+from sanderling.models.deep_tail import CrossEntropy, Tail
 from sanderling.models.network import Network
 from sanderling.models.random_bits import Key
-from sanderling.models.tail_step import Batch, Int32Matrix, TailStep
+from sanderling.models.tail_step import Batch, Int32Matrix, TailStep, targets_of
 from sanderling.models.training import (
     MAX_BATCH_SIZE,
     Evaluation,
     LocalTraining,
     evaluate_accumulators,
-    one_hot,
 )
 from sanderling.models.updates import Int32Vector
 
@@ -99,7 +98,7 @@ def _train_group(
     wanted = np.zeros((len(counts), counts[0] + 1, step.tail.head.classes), np.int64)
     for client, count in enumerate(counts):
         examples[client, :count] = inputs[client]
-        wanted[client, :count] = _targets(step.tail, targets[client])
+        wanted[client, :count] = targets_of(step.tail, targets[client])
     keys = np.array(rounding_keys, dtype=np.uint32)
     steps = np.array([-(-count // size) for count in counts], dtype=np.uint32)  # an epoch
     orders = permutations_of(order_keys, counts, training.epochs)
@@ -120,13 +119,6 @@ def _train_group(
     return step.thetas(thetas, start, parameters)
 
 
-def _targets(tail: Tail, targets: Array) -> Int64Array:
-    """Labels (n,) as one-hot in 2**-15, or int8 targets (n, ...) centred, (n, K)."""
-    if isinstance(tail.loss, MeanSquaredError):
-        return targets.reshape(len(targets), tail.head.classes).astype(np.int64) - tail.loss.zero_point
-    return one_hot(targets, tail.head.classes)
-
-
 def evaluate_tail(
     network: Network, tail: Tail, theta: Int32Vector, inputs: Int8Array, targets: Array
 ) -> Evaluation:
@@ -135,7 +127,7 @@ def evaluate_tail(
     if isinstance(tail.loss, CrossEntropy):
         return evaluate_accumulators(sums, tail.head, targets)
     step = tail.head.input_scale * tail.head.weight_scale
-    difference = sums * step - _targets(tail, targets) * tail.loss.scale
+    difference = sums * step - targets_of(tail, targets) * tail.loss.scale
     loss = float((difference**2).mean()) if len(inputs) else 0.0
     return Evaluation(correct=0, count=len(inputs), mean_loss=loss)
 

@@ -19,8 +19,8 @@ from sanderling.models.deep_tail import (
 )
 from sanderling.models.random_bits import random_words
 from sanderling.models.tail import dense_head
-from sanderling.models.tail_step import Batch, TailStep, rounding_bits
-from sanderling.models.tail_training import _targets, evaluate_tail, tail_inputs, train_tail, train_tails
+from sanderling.models.tail_step import Batch, TailStep, rounding_bits, targets_of
+from sanderling.models.tail_training import evaluate_tail, tail_inputs, train_tail, train_tails
 from sanderling.models.training import LocalTraining, evaluate_head, train_head
 from tests import generate_training_vectors as generator
 from tests.models import deep_networks
@@ -186,7 +186,7 @@ def test_gradients_are_the_straight_through_ones(name):
     parameters = step.parameters(theta[None])
     done = step.forward(parameters, inputs[None])
     counted = np.ones((1, 6), bool)
-    unscaled = step.loss(done.values[step.head.output], _targets(tail, targets)[None], counted)
+    unscaled = step.loss(done.values[step.head.output], targets_of(tail, targets)[None], counted)
     errors = step.backward(parameters, done, unscaled)
     twin = FloatTail(network, tail, theta)
     low_high = {layer.outputs[0]: clamps(network, layer) for layer in network.layers}
@@ -237,7 +237,7 @@ def test_int8_weights_move_by_the_exact_change_on_the_average():
     done = step.forward(parameters, inputs[None])
     batch = Batch(
         inputs=inputs[None],
-        targets=_targets(tail, labels)[None],
+        targets=targets_of(tail, labels)[None],
         counted=np.ones((1, 8), bool),
         keys=np.zeros((1, 2), np.uint32),
         numbers=np.zeros(1, np.uint32),

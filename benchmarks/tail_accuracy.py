@@ -1,0 +1,448 @@
+"""Is integer training of the last layers as good as fp32, and what do other roundings lose? JSON, seeds with intervals.
+
+Each task pre-trains a network in fp32, quantises it, and adapts it on examples it has not seen the like of:
+
+    watch     watch-cnn of the zoo, pre-trained on three people, adapted to each of seven others (mean over them)
+    digits    pre-trained on upright digits, adapted to digits rotated by 90 degrees
+    fashion   pre-trained on five kinds of clothes, adapted to ten
+
+Methods train the same examples in the same order: the head, the deepest tail that takes at most 64 KB of SRAM with its
+cached examples, and all layers; in integers, and in fp32 from the same int8 network; and the fp32 network itself in all
+layers (full fine-tune). Rows "int8 ..." replace our rounding in the tail. Every method takes the learning rate at which it
+does best on validation examples, over all seeds; figures are of test examples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from torch import nn
+
+from sanderling.models import tail_step
+from sanderling.models.datasets import TEST, TRAIN, VALIDATION, Dataset, load
+from sanderling.models.deep_tail import Tail, initial_tail_theta, last_layers, weighted_layers
+from sanderling.models.float_tail import FloatTail
+from sanderling.models.network import Network
+from sanderling.models.random_bits import derive_key, permutations
+from sanderling.models.tail_choice import TrainingMemory, training_memory
+from sanderling.models.tail_training import evaluate_tail, tail_inputs, train_tails
+from sanderling.models.training import LocalTraining, round_half_up
+from sanderling.models.zoo import watch_cnn
+from sanderling.models.zoo.quantize import fold, quantize
+from sanderling.models.zoo.training import Schedule, Trained, real_inputs, train_on
+
+SRAM_BYTES = 64 << 10
+EPOCHS, EXAMPLES = 20, 256
+RATES = {16: (0.003, 0.01, 0.03, 0.1, 0.3, 1.0), 1: (0.001, 0.003, 0.01, 0.03, 0.1)}  # by batch size
+UNSCALED_RATES = (10.0, 100.0, 1000.0, 10000.0)
+T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Part:
+    """Examples as int8 network inputs, as what the fp32 network takes, and labels."""
+
+    inputs: np.ndarray
+    real: torch.Tensor
+    labels: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Client:
+    train: Part
+    validation: Part
+    test: Part
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Task:
+    """A network to adapt, and the clients whose data it is adapted to, each from the same start."""
+
+    network: Network
+    model: nn.Module  # the fp32 network, folded
+    clients: list[Client]
+
+
+# Tasks
+
+
+def watch(seed: int) -> Task:
+    trained, data = watch_cnn.train(seed), load("watch")
+    clients = []
+    for name in data.client_names[len(watch_cnn.PEOPLE) :]:
+        parts = [data.for_client(name).part(split) for split in (TRAIN, VALIDATION, TEST)]
+        clients.append(_client(trained, parts))
+    return _task("watch-cnn", trained, clients)
+
+
+def digits(seed: int) -> Task:
+    data = load("digits", partition="iid", clients=1, seed=seed)
+    order = np.random.default_rng(seed).permutation(len(data))
+    upright, rotated = _rows(data, order[:900]), np.rot90(data.examples, axes=(1, 2)).copy()
+    parts = np.split(order[900:], [EXAMPLES, EXAMPLES + 200])
+    return _images(
+        seed, upright, replace(data, examples=rotated), parts, 60, (16, 1), (24, 2), (32, 2), (48, 1)
+    )
+
+
+def fashion(seed: int) -> Task:
+    data = load("fashion_mnist", partition="iid", clients=1, seed=0)
+    rng = np.random.default_rng(seed)
+    ours, test = (rng.permutation(np.flatnonzero((data.split == TEST) == tested)) for tested in (False, True))
+    before, after = np.split(ours, [12000, 12000 + EXAMPLES])[:2]
+    five = _rows(data, before[data.labels[before] < 5])
+    parts = [after, ours[-1000:], test[:4000]]
+    return _images(seed, five, data, parts, 8, (16, 2), (24, 2), (32, 2), (48, 2))
+
+
+TASKS: dict[str, Callable[[int], Task]] = {"watch": watch, "digits": digits, "fashion": fashion}
+
+
+def _images(seed: int, before: Dataset, after: Dataset, parts: list, epochs: int, *blocks) -> Task:
+    """Pre-trained on `before`; the one client's parts are rows of `after`."""
+    schedule = Schedule(epochs=epochs, learning_rate=5e-3)
+    trained = train_on(
+        lambda: separable(*blocks, classes=10), before, "classes", schedule, seed, lambda _: None
+    )
+    return _task("separable", trained, [_client(trained, [_rows(after, rows) for rows in parts])])
+
+
+def separable(*blocks: tuple[int, int], classes: int) -> nn.Sequential:
+    """A 3x3 convolution, then a depthwise and a pointwise one a block of (channels, stride); the mean; a dense layer."""
+    (channels, stride), *rest = blocks
+    layers = _convolution(1, channels, stride, 1)
+    for wider, stride in rest:
+        layers += _convolution(channels, channels, stride, channels)
+        layers += [nn.Conv2d(channels, wider, 1, bias=False), nn.BatchNorm2d(wider), nn.ReLU()]
+        channels = wider
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
+
+
+def _convolution(inputs: int, outputs: int, stride: int, groups: int) -> list[nn.Module]:
+    around = (1, 1, 1, 1) if stride == 1 else (0, 1, 0, 1)
+    convolution = nn.Conv2d(inputs, outputs, 3, stride, groups=groups, bias=False)
+    return [nn.ZeroPad2d(around), convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
+
+
+def _task(name: str, trained: Trained, clients: list[Client]) -> Task:
+    network = quantize(trained.model, trained.calibration, name, trained.input_scale)
+    return Task(network=network, model=fold(trained.model, trained.input_scale), clients=clients)
+
+
+def _client(trained: Trained, parts: list[Dataset]) -> Client:
+    """At most EXAMPLES to train on, evenly spread: a store that keeps some of the whole recording."""
+    train, validation, test = parts
+    kept = np.linspace(0, len(train) - 1, min(len(train), EXAMPLES)).round().astype(int)
+    made = [_part(trained, part) for part in (_rows(train, kept), validation, test)]
+    return Client(train=made[0], validation=made[1], test=made[2])
+
+
+def _part(trained: Trained, data: Dataset) -> Part:
+    return Part(
+        inputs=trained.preprocessing.quantize_input(data.examples),
+        real=real_inputs(trained.preprocessing, trained.input_scale, data.examples),
+        labels=data.labels,
+    )
+
+
+def _rows(data: Dataset, rows: np.ndarray) -> Dataset:
+    """Those rows, in that order, as examples to train on."""
+    return replace(
+        data,
+        examples=data.examples[rows],
+        labels=data.labels[rows],
+        clients=data.clients[rows],
+        split=np.full(len(rows), TRAIN, np.int8),
+    )
+
+
+# Methods: each gives accuracies on validation and test examples, means over the task's clients.
+
+Method = Callable[[Task, Tail, LocalTraining, int], tuple[float, float]]
+
+
+def integer(task: Task, tail: Tail, training: LocalTraining, seed: int) -> tuple[float, float]:
+    theta = initial_tail_theta(task.network, tail)
+    keys = range(len(task.clients))
+    thetas = train_tails(
+        task.network,
+        tail,
+        np.tile(theta, (len(task.clients), 1)),
+        [tail_inputs(task.network, tail, client.train.inputs) for client in task.clients],
+        [client.train.labels for client in task.clients],
+        training,
+        [derive_key("train", seed, key) for key in keys],
+        [derive_key("round", seed, key) for key in keys],
+    )
+    return _mean(
+        [_integer_accuracy(task, tail, trained, part) for part in (client.validation, client.test)]
+        for client, trained in zip(task.clients, thetas, strict=True)
+    )
+
+
+def fp32(task: Task, tail: Tail, training: LocalTraining, seed: int) -> tuple[float, float]:
+    theta, figures = initial_tail_theta(task.network, tail), []
+    for key, client in enumerate(task.clients):
+        twin = FloatTail(task.network, tail, theta)
+        inputs = tail_inputs(task.network, tail, client.train.inputs)
+        twin.train(inputs, client.train.labels, training, derive_key("train", seed, key))
+        figures.append(
+            [
+                twin.accuracy(tail_inputs(task.network, tail, part.inputs), part.labels)
+                for part in (client.validation, client.test)
+            ]
+        )
+    return _mean(figures)
+
+
+def full_fine_tune(task: Task, tail: Tail, training: LocalTraining, seed: int) -> tuple[float, float]:
+    """All layers of the fp32 network, nothing of it ever quantised."""
+    begin = {name: value.clone() for name, value in task.model.state_dict().items()}
+    figures, size = [], training.batch_size
+    for key, client in enumerate(task.clients):
+        task.model.load_state_dict(begin)
+        optimizer = torch.optim.SGD(task.model.parameters(), training.learning_rate_q16 / 65536)
+        for order in permutations(derive_key("train", seed, key), len(client.train.labels), training.epochs):
+            for first in range(0, len(order), size):
+                batch = order[first : first + size]
+                optimizer.zero_grad()
+                outputs = task.model(client.train.real[batch])
+                labels = torch.as_tensor(client.train.labels[batch])
+                loss = nn.functional.cross_entropy(outputs, labels, reduction="sum") / size
+                loss.backward()
+                optimizer.step()
+        with torch.no_grad():
+            predicted = [task.model(part.real).argmax(1).numpy() for part in (client.validation, client.test)]
+        parts = zip(predicted, (client.validation, client.test), strict=True)
+        figures.append([float((found == part.labels).mean()) for found, part in parts])
+    task.model.load_state_dict(begin)
+    return _mean(figures)
+
+
+def rounded(rule: Callable[..., Any]) -> Method:
+    """Int8 weights everywhere in the tail, rounded by `rule` instead."""
+
+    def method(task: Task, tail: Tail, training: LocalTraining, seed: int) -> tuple[float, float]:
+        with other_rounding(rule):
+            return integer(task, tail, training, seed)
+
+    return method
+
+
+def truncated(change, rng):
+    return np.trunc(change)
+
+
+def nearest(change, rng):
+    return round_half_up(change)
+
+
+def stochastic(change, rng):
+    return np.floor(change + rng.random(change.shape))
+
+
+@contextlib.contextmanager
+def other_rounding(rule: Callable[..., Any], scaled: bool = True) -> Iterator[None]:
+    """Dense and convolutional weights as int8, each step's change (in steps of the weight) rounded by `rule`.
+
+    Without `scaled` a weight moves by its gradient in its own int8 unit: quantisation-aware scaling left out.
+    """
+    rng = np.random.default_rng(0)
+
+    def gain(layer):
+        return 1.0 if scaled else np.array(layer.weight_scales)[:, None] ** 2
+
+    def shadow(layer, pull, errors):
+        def move(own, start, error, columns, batch):
+            changes = errors(error)[:, :, 0]
+            gradient = changes.swapaxes(-1, -2) @ columns[:, :, 0] / tail_step.STEP
+            change = tail_step.STEP * rule(gradient * gain(layer), rng)
+            np.subtract(own.weights, change, out=own.weights)
+            np.clip(own.weights, -tail_step.THETA_LIMIT, tail_step.THETA_LIMIT, out=own.weights)
+            biases = own.biases - round_half_up(changes.sum(axis=1) * layer.bias_input)
+            np.clip(biases, -tail_step.THETA_LIMIT, tail_step.THETA_LIMIT, out=own.biases)
+
+        return move
+
+    def int8(node, pull, rates, move_biases):
+        def move(own, start, error, columns, batch):
+            gradient = node.product.gradient(error.mantissas, columns, slice(None))
+            power = np.ldexp(1.0, -error.exponents)[..., None, None]
+            change = (gradient * power * rates[:, None]).sum(axis=1)
+            np.clip(own.weights - rule(change * gain(node.trained), rng), -127, 127, out=own.weights)
+            move_biases(own, start, error, columns, batch)
+
+        return move
+
+    with mock.patch.multiple(tail_step, _move_shadow=shadow, _move_int8=int8):
+        yield
+
+
+def unscaled(task: Task, tail: Tail, training: LocalTraining, seed: int) -> tuple[float, float]:
+    """Plain int8: gradients in the weights' own unit, whose rate then has to be found by magnitudes."""
+    with other_rounding(stochastic, scaled=False):
+        return integer(task, tail, training, seed)
+
+
+def _integer_accuracy(task: Task, tail: Tail, theta: np.ndarray, part: Part) -> float:
+    done = evaluate_tail(task.network, tail, theta, tail_inputs(task.network, tail, part.inputs), part.labels)
+    return done.correct / done.count
+
+
+def _mean(figures) -> tuple[float, float]:
+    validation, test = np.mean(list(figures), axis=0)
+    return float(validation), float(test)
+
+
+# (which tail, method, batch size)
+METHODS: dict[str, tuple[str, Method, int]] = {
+    "head, integer": ("head", integer, 16),
+    "head, fp32": ("head", fp32, 16),
+    "tail, integer": ("tail", integer, 16),
+    "tail, fp32": ("tail", fp32, 16),
+    "tail, int8 rounded to nearest": ("tail", rounded(nearest), 16),
+    "tail, int8 truncated": ("tail", rounded(truncated), 16),
+    "tail, int8 without scaling": ("tail", unscaled, 16),
+    "all layers, integer": ("all", integer, 16),
+    "all layers, fp32": ("all", fp32, 16),
+    "full fine-tune, fp32": ("all", full_fine_tune, 16),
+    "head, integer, batch 1": ("head", integer, 1),
+    "head, fp32, batch 1": ("head", fp32, 1),
+    "tail, integer, batch 1": ("tail", integer, 1),
+    "tail, fp32, batch 1": ("tail", fp32, 1),
+    "tail, int8 rounded to nearest, batch 1": ("tail", rounded(nearest), 1),
+    "tail, int8 truncated, batch 1": ("tail", rounded(truncated), 1),
+}
+DIFFERENCES = {
+    "integer head - fp32 head": ("head, integer", "head, fp32"),
+    "integer tail - fp32 tail": ("tail, integer", "tail, fp32"),
+    "integer tail - integer head": ("tail, integer", "head, integer"),
+    "integer all layers - fp32 all layers": ("all layers, integer", "all layers, fp32"),
+    "integer tail - full fine-tune": ("tail, integer", "full fine-tune, fp32"),
+    "integer head - fp32 head, batch 1": ("head, integer, batch 1", "head, fp32, batch 1"),
+    "integer tail - fp32 tail, batch 1": ("tail, integer, batch 1", "tail, fp32, batch 1"),
+}
+
+
+def deepest_tail(network: Network) -> tuple[int, TrainingMemory]:
+    """How many of the last layers fit SRAM_BYTES with EXAMPLES cached, and what they take."""
+    fitting = [
+        (count, memory)
+        for count in range(1, len(weighted_layers(network)) + 1)
+        if (memory := _memory(network, count)).total <= SRAM_BYTES
+    ]
+    return max(fitting, key=lambda entry: entry[0])
+
+
+def _memory(network: Network, count: int) -> TrainingMemory:
+    tail = last_layers(network, count)
+    return training_memory(network, tail, batch_size=16, cache_examples=EXAMPLES)
+
+
+def run(name: str, seeds: list[int], methods: list[str]) -> dict[str, Any]:
+    tasks, started = [TASKS[name](seed) for seed in seeds], time.monotonic()
+    print(f"{name}: pre-trained", file=sys.stderr, flush=True)
+    network = tasks[0].network
+    depth, memory = deepest_tail(network)
+    counts = {"head": 1, "tail": depth, "all": len(weighted_layers(network))}
+    rows = {}
+    for label in methods:
+        which, method, batch_size = METHODS[label]
+        rates = UNSCALED_RATES if method is unscaled else RATES[batch_size]
+        figures = {
+            rate: [
+                method(task, last_layers(task.network, counts[which]), _training(rate, batch_size), seed)
+                for task, seed in zip(tasks, seeds, strict=True)
+            ]
+            for rate in rates
+        }
+        best = max(rates, key=lambda rate: statistics.mean(validation for validation, _ in figures[rate]))
+        means = {
+            str(rate): round(100 * statistics.mean(test for _, test in figures[rate]), 2) for rate in rates
+        }
+        rows[label] = {"rate": best, "by_rate": means, **interval([100 * test for _, test in figures[best]])}
+        print(f"{name}: {label}: {rows[label]['mean']} at {best}", file=sys.stderr, flush=True)
+    before = [_before(task) for task in tasks]
+    return {
+        "clients": len(tasks[0].clients),
+        "examples": [len(client.train.labels) for client in tasks[0].clients],
+        "test_examples": [len(client.test.labels) for client in tasks[0].clients],
+        "network": {"layers": counts["all"], "hash": network.content_hash.hex()},
+        "tail": [network.layers[layer.layer].name for layer in last_layers(network, depth).layers],
+        "tail_sram_bytes": {
+            "parameters": memory.parameters,
+            "gradients": memory.gradients,
+            "activations": memory.activations,
+            "errors": memory.errors,
+            "cache": memory.cache,
+            "total": memory.total,
+        },
+        "head_sram_bytes": _memory(network, 1).total,
+        "accuracy_before": interval(before),
+        "accuracy": rows,
+        "differences": {
+            label: interval([a - b for a, b in zip(rows[one]["values"], rows[other]["values"], strict=True)])
+            for label, (one, other) in DIFFERENCES.items()
+            if one in rows and other in rows
+        },
+        "wall_s": round(time.monotonic() - started, 1),
+    }
+
+
+def _training(rate: float, batch_size: int) -> LocalTraining:
+    return LocalTraining(epochs=EPOCHS, batch_size=batch_size, learning_rate_q16=round(rate * 65536))
+
+
+def _before(task: Task) -> float:
+    tail = last_layers(task.network, 1)
+    theta = initial_tail_theta(task.network, tail)
+    return 100 * float(
+        np.mean([_integer_accuracy(task, tail, theta, client.test) for client in task.clients])
+    )
+
+
+def interval(values: list[float]) -> dict[str, Any]:
+    """Mean and the half width of its 95 % interval (Student's t)."""
+    half = T_95[len(values)] * statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+    return {
+        "mean": round(statistics.mean(values), 2),
+        "half_width_95": None if half is None else round(half, 2),
+        "values": [round(value, 2) for value in values],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    settings = {
+        "unit": "accuracy in %",
+        "seeds": arguments.seeds,
+        "epochs": EPOCHS,
+        "rates": RATES,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
+    tasks = {name: run(name, arguments.seeds, arguments.methods) for name in arguments.tasks}
+    print(json.dumps({**settings, "tasks": tasks}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
