@@ -119,3 +119,33 @@ def test_the_front_door_of_a_device_imports_nothing_that_only_the_coordinator_ne
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.slow
+def test_model_tail_ranks_what_fits_the_budget(capsys) -> None:
+    status, out, _ = run(
+        capsys,
+        "model",
+        "tail",
+        "watch-cnn",
+        "--sram",
+        "16KB",
+        "--client",
+        "watch-05",
+        "--cache",
+        "32",
+        "--json",
+    )
+    assert status == 0
+    choices = json.loads(out)["choices"]
+    assert all(choice["sram_bytes"] <= 16 << 10 for choice in choices)
+    assert [choice["accuracy"] for choice in choices] == sorted(
+        (choice["accuracy"] for choice in choices), reverse=True
+    )
+    assert any(choice["gain"] == 0 for choice in choices)  # the head alone
+
+
+def test_model_tail_says_when_not_even_the_head_fits(capsys) -> None:
+    status, _, err = run(capsys, "model", "tail", "watch-cnn", "--sram", "1KB", "--cache", "32")
+    assert status == 2
+    assert "cache fewer" in err
