@@ -16,6 +16,7 @@ from sanderling.coordinator.settings import (
 from sanderling.models import zoo
 from sanderling.models.package import ModelPackage
 from sanderling.models.tail import dense_head, initial_theta
+from sanderling.models.training import LocalTraining
 from sanderling.models.updates import GlobalModel
 
 
@@ -30,7 +31,7 @@ class StartingPoint:
 
 def coordinator_settings(config: FederationConfig) -> CoordinatorSettings:
     """What the coordinator is told to do."""
-    aggregation, training = config.aggregation, config.training
+    aggregation, local = config.aggregation, local_training(config)
     optimizer = (
         server_optimizers.fedavgm(aggregation.learning_rate, aggregation.momentum)
         if aggregation.optimizer == "fedavgm"
@@ -39,7 +40,7 @@ def coordinator_settings(config: FederationConfig) -> CoordinatorSettings:
     return CoordinatorSettings(
         federation=config.federation.name,
         devices=tuple(sorted(config.federation.devices)),
-        arithmetic=training.arithmetic,
+        arithmetic=config.training.arithmetic,
         rounds=RoundSettings(
             mode=config.round.mode,
             count=config.round.count,
@@ -53,10 +54,10 @@ def coordinator_settings(config: FederationConfig) -> CoordinatorSettings:
             minimum=config.selection.minimum,
         ),
         training=TrainingPlan(
-            epochs=training.epochs,
-            batch_size=training.batch_size,
-            learning_rate_q16=round(training.learning_rate * 65536),
-            proximal_mu_q16=round(training.proximal_mu * 65536),
+            epochs=local.epochs,
+            batch_size=local.batch_size,
+            learning_rate_q16=local.learning_rate_q16,
+            proximal_mu_q16=local.proximal_mu_q16,
             seed=config.federation.seed,
         ),
         update=UpdateSettings(
@@ -68,6 +69,17 @@ def coordinator_settings(config: FederationConfig) -> CoordinatorSettings:
         ),
         optimizer=optimizer,
         max_examples=aggregation.max_examples,
+    )
+
+
+def local_training(config: FederationConfig) -> LocalTraining:
+    """What a device is asked to train in a round."""
+    training = config.training
+    return LocalTraining(
+        epochs=training.epochs,
+        batch_size=training.batch_size,
+        learning_rate_q16=round(training.learning_rate * 65536),
+        proximal_mu_q16=round(training.proximal_mu * 65536),
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from sanderling import data_source
+from sanderling import assembly, data_source
 from sanderling.commands import options
 from sanderling.console import Console
 from sanderling.models import zoo
@@ -19,7 +19,6 @@ from sanderling.models.datasets import TRAIN, VALIDATION, Dataset
 from sanderling.models.errors import DatasetError
 from sanderling.models.random_bits import derive_key, permutation
 from sanderling.models.tail_choice import Choice, Data, rank_tails
-from sanderling.models.training import LocalTraining
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,11 +57,7 @@ def run(arguments: argparse.Namespace, console: Console) -> tuple[dict[str, Any]
         package.network,
         part(TRAIN),
         part(VALIDATION),
-        LocalTraining(
-            epochs=config.training.epochs,
-            batch_size=config.training.batch_size,
-            learning_rate_q16=round(config.training.learning_rate * 65536),
-        ),
+        assembly.local_training(config),
         sram_bytes=arguments.sram,
         cache_examples=arguments.cache,
         keys=(derive_key("train", "tail", seed), derive_key("round", "tail", seed)),

@@ -22,7 +22,7 @@ from sanderling.models.datasets import TEST, TRAIN, VALIDATION, Dataset
 from sanderling.models.errors import SanderlingError
 from sanderling.models.inference import features
 from sanderling.models.tail import DenseHead, dense_head
-from sanderling.models.training import LocalTraining, evaluate_head
+from sanderling.models.training import evaluate_head
 from sanderling.models.updates import Int32Vector
 
 DEVICES = tuple(f"watch-{number:02}" for number in range(4, 11))  # 1 to 3 pre-trained the backbone
@@ -87,11 +87,7 @@ def compare(config: FederationConfig) -> Comparison:
     head = dense_head(network)
     data = data_source.dataset(config)
     people = tuple(_person(start.package, head, data, device) for device in config.federation.devices)
-    training = LocalTraining(
-        epochs=config.training.epochs,
-        batch_size=config.training.batch_size,
-        learning_rate_q16=round(config.training.learning_rate * 65536),
-    )
+    training = assembly.local_training(config)
     seed = config.federation.seed
     return Comparison(
         head=head,
