@@ -22,7 +22,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 from unittest import mock
 
@@ -46,7 +46,7 @@ from sanderling.models.zoo.training import Schedule, Trained, real_inputs, train
 SRAM_BYTES = 64 << 10
 EPOCHS, EXAMPLES = 20, 256
 RATES = {16: (0.003, 0.01, 0.03, 0.1, 0.3, 1.0), 1: (0.001, 0.003, 0.01, 0.03, 0.1)}  # by batch size
-UNSCALED_RATES = (10.0, 100.0, 1000.0, 10000.0)
+UNSCALED_RATES = (100.0, 1000.0, 10000.0, 30000.0)
 T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 
 
@@ -257,7 +257,8 @@ def stochastic(change, rng):
 def other_rounding(rule: Callable[..., Any], scaled: bool = True) -> Iterator[None]:
     """Dense and convolutional weights as int8, each step's change (in steps of the weight) rounded by `rule`.
 
-    Without `scaled` a weight moves by its gradient in its own int8 unit: quantisation-aware scaling left out.
+    Without `scaled` a weight moves by its gradient in its own int8 unit: quantisation-aware scaling left out. Biases,
+    whose unit is far smaller still, then do not move at all.
     """
     rng = np.random.default_rng(0)
 
@@ -269,10 +270,11 @@ def other_rounding(rule: Callable[..., Any], scaled: bool = True) -> Iterator[No
             changes = errors(error)[:, :, 0]
             gradient = changes.swapaxes(-1, -2) @ columns[:, :, 0] / tail_step.STEP
             change = tail_step.STEP * rule(gradient * gain(layer), rng)
-            np.subtract(own.weights, change, out=own.weights)
-            np.clip(own.weights, -tail_step.THETA_LIMIT, tail_step.THETA_LIMIT, out=own.weights)
-            biases = own.biases - round_half_up(changes.sum(axis=1) * layer.bias_input)
-            np.clip(biases, -tail_step.THETA_LIMIT, tail_step.THETA_LIMIT, out=own.biases)
+            limit = tail_step.THETA_LIMIT
+            np.clip(own.weights - change, -limit, limit, out=own.weights)
+            if scaled:
+                biases = own.biases - round_half_up(changes.sum(axis=1) * layer.bias_input)
+                np.clip(biases, -limit, limit, out=own.biases)
 
         return move
 
@@ -282,7 +284,8 @@ def other_rounding(rule: Callable[..., Any], scaled: bool = True) -> Iterator[No
             power = np.ldexp(1.0, -error.exponents)[..., None, None]
             change = (gradient * power * rates[:, None]).sum(axis=1)
             np.clip(own.weights - rule(change * gain(node.trained), rng), -127, 127, out=own.weights)
-            move_biases(own, start, error, columns, batch)
+            if scaled:
+                move_biases(own, start, error, columns, batch)
 
         return move
 
@@ -329,21 +332,19 @@ DIFFERENCES = {
     "integer head - fp32 head": ("head, integer", "head, fp32"),
     "integer tail - fp32 tail": ("tail, integer", "tail, fp32"),
     "integer tail - integer head": ("tail, integer", "head, integer"),
+    "integer all layers - integer head": ("all layers, integer", "head, integer"),
     "integer all layers - fp32 all layers": ("all layers, integer", "all layers, fp32"),
     "integer tail - full fine-tune": ("tail, integer", "full fine-tune, fp32"),
+    "integer all layers - full fine-tune": ("all layers, integer", "full fine-tune, fp32"),
     "integer head - fp32 head, batch 1": ("head, integer, batch 1", "head, fp32, batch 1"),
     "integer tail - fp32 tail, batch 1": ("tail, integer, batch 1", "tail, fp32, batch 1"),
 }
 
 
-def deepest_tail(network: Network) -> tuple[int, TrainingMemory]:
-    """How many of the last layers fit SRAM_BYTES with EXAMPLES cached, and what they take."""
-    fitting = [
-        (count, memory)
-        for count in range(1, len(weighted_layers(network)) + 1)
-        if (memory := _memory(network, count)).total <= SRAM_BYTES
-    ]
-    return max(fitting, key=lambda entry: entry[0])
+def deepest_tail(network: Network) -> int:
+    """How many of the last layers fit SRAM_BYTES, their cached examples included."""
+    counts = range(1, len(weighted_layers(network)) + 1)
+    return max(count for count in counts if _memory(network, count).total <= SRAM_BYTES)
 
 
 def _memory(network: Network, count: int) -> TrainingMemory:
@@ -355,11 +356,14 @@ def run(name: str, seeds: list[int], methods: list[str]) -> dict[str, Any]:
     tasks, started = [TASKS[name](seed) for seed in seeds], time.monotonic()
     print(f"{name}: pre-trained", file=sys.stderr, flush=True)
     network = tasks[0].network
-    depth, memory = deepest_tail(network)
+    depth = deepest_tail(network)
     counts = {"head": 1, "tail": depth, "all": len(weighted_layers(network))}
-    rows = {}
+    rows: dict[str, dict[str, Any]] = {}
     for label in methods:
         which, method, batch_size = METHODS[label]
+        if which == "all" and depth == counts["all"] and label.replace("all layers", "tail") in rows:
+            rows[label] = rows[label.replace("all layers", "tail")]
+            continue
         rates = UNSCALED_RATES if method is unscaled else RATES[batch_size]
         figures = {
             rate: [
@@ -380,16 +384,13 @@ def run(name: str, seeds: list[int], methods: list[str]) -> dict[str, Any]:
         "examples": [len(client.train.labels) for client in tasks[0].clients],
         "test_examples": [len(client.test.labels) for client in tasks[0].clients],
         "network": {"layers": counts["all"], "hash": network.content_hash.hex()},
-        "tail": [network.layers[layer.layer].name for layer in last_layers(network, depth).layers],
-        "tail_sram_bytes": {
-            "parameters": memory.parameters,
-            "gradients": memory.gradients,
-            "activations": memory.activations,
-            "errors": memory.errors,
-            "cache": memory.cache,
-            "total": memory.total,
+        "trained": {
+            which: {
+                "layers": [network.layers[layer.layer].name for layer in last_layers(network, count).layers],
+                "sram_bytes": asdict(_memory(network, count)) | {"total": _memory(network, count).total},
+            }
+            for which, count in counts.items()
         },
-        "head_sram_bytes": _memory(network, 1).total,
         "accuracy_before": interval(before),
         "accuracy": rows,
         "differences": {

@@ -27,7 +27,16 @@ from sanderling.models.deep_tail import (
     weighted_layers,
 )
 from sanderling.models.errors import ModelFormatError
-from sanderling.models.network import FullyConnected, Network, Reshape, Softmax
+from sanderling.models.network import (
+    Conv2D,
+    DepthwiseConv2D,
+    FullyConnected,
+    Layer,
+    Network,
+    Pool2D,
+    Reshape,
+    Softmax,
+)
 from sanderling.models.random_bits import Key
 from sanderling.models.tail_step import TailStep, targets_of
 from sanderling.models.tail_training import evaluate_tail, tail_inputs, train_tail
@@ -121,10 +130,22 @@ def _one_example(network: Network, tail: Tail) -> tuple[int, int]:
     waiting, most = {layers[-1].outputs[0]}, 4 * tail.head.classes
     for layer in reversed(layers):
         below = {i for i in layer.inputs if network.tensors[i].data is None} - set(tail.entering)
-        sums = 0 if isinstance(layer.operator, Reshape) else sum(_elements(network, i) for i in below)
-        most = max(most, 2 * sum(_elements(network, i) for i in waiting) + 4 * sums)
+        arriving = _error_bytes(layer) * sum(_elements(network, i) for i in below)
+        most = max(most, 2 * sum(_elements(network, i) for i in waiting) + arriving)
         waiting = (waiting - set(layer.outputs)) | below
     return sum(_elements(network, tensor) for tensor in written), most
+
+
+def _error_bytes(layer: Layer) -> int:
+    """Of one error while the layer passes it back: int32 where several are added up, else int16, or its own place."""
+    match layer.operator:
+        case Reshape():
+            return 0
+        case Pool2D(window=window, stride=stride) if window[0] <= stride[0] and window[1] <= stride[1]:
+            return 2
+        case Conv2D() | DepthwiseConv2D() | FullyConnected() | Pool2D():
+            return 4
+    return 2
 
 
 def _elements(network: Network, tensor: int) -> int:

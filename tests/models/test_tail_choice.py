@@ -39,8 +39,8 @@ def test_memory_of_a_pointwise_layer_by_hand():
     assert taken.gradients == 128 + 4 * (80 + 10)
     # its output and the pool's of one example, and the head's inputs over the batch
     assert taken.activations == 120 + 10 + 7 * 10
-    # errors of the pool (int16) while those of its input are summed (int32)
-    assert taken.errors == 2 * 10 + 4 * 120
+    # errors of the pool and of its input: its windows do not overlap, nothing is added up
+    assert taken.errors == 2 * 10 + 2 * 120
     assert taken.cache == 10 * (4 * 3 * 8 + 4)
 
 
