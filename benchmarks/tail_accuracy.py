@@ -30,12 +30,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from sanderling.models import tail_step
+from sanderling.models import tail_moves
 from sanderling.models.datasets import TEST, TRAIN, VALIDATION, Dataset, load
-from sanderling.models.deep_tail import Tail, initial_tail_theta, last_layers, weighted_layers
+from sanderling.models.deep_tail import STEP, Tail, initial_tail_theta, last_layers, weighted_layers
 from sanderling.models.float_tail import FloatTail
 from sanderling.models.network import Network
 from sanderling.models.random_bits import derive_key, permutations
+from sanderling.models.tail import THETA_LIMIT
 from sanderling.models.tail_choice import TrainingMemory, training_memory
 from sanderling.models.tail_training import evaluate_tail, tail_inputs, train_tails
 from sanderling.models.training import LocalTraining, round_half_up
@@ -268,9 +269,9 @@ def other_rounding(rule: Callable[..., Any], scaled: bool = True) -> Iterator[No
     def shadow(layer, pull, errors):
         def move(own, start, error, columns, batch):
             changes = errors(error)[:, :, 0]
-            gradient = changes.swapaxes(-1, -2) @ columns[:, :, 0] / tail_step.STEP
-            change = tail_step.STEP * rule(gradient * gain(layer), rng)
-            limit = tail_step.THETA_LIMIT
+            gradient = changes.swapaxes(-1, -2) @ columns[:, :, 0] / STEP
+            change = STEP * rule(gradient * gain(layer), rng)
+            limit = THETA_LIMIT
             np.clip(own.weights - change, -limit, limit, out=own.weights)
             if scaled:
                 biases = own.biases - round_half_up(changes.sum(axis=1) * layer.bias_input)
@@ -289,7 +290,7 @@ def other_rounding(rule: Callable[..., Any], scaled: bool = True) -> Iterator[No
 
         return move
 
-    with mock.patch.multiple(tail_step, _move_shadow=shadow, _move_int8=int8):
+    with mock.patch.multiple(tail_moves, _move_shadow=shadow, _move_int8=int8):
         yield
 
 

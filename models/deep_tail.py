@@ -15,7 +15,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sanderling.models.backward import MANTISSA_BITS, backward_of, product_of
+from sanderling.models.backward import backward_of
+from sanderling.models.block_float import MANTISSA_BITS
 from sanderling.models.errors import ModelFormatError
 from sanderling.models.network import (
     Conv2D,
@@ -28,6 +29,7 @@ from sanderling.models.network import (
     Softmax,
     Tensor,
 )
+from sanderling.models.products import product_of
 from sanderling.models.tail import FRACTION_BITS, THETA_LIMIT, DenseHead, dense_head, initial_theta
 from sanderling.models.updates import Int32Vector
 
@@ -160,13 +162,15 @@ def initial_tail_theta(network: Network, tail: Tail) -> Int32Vector:
     return np.concatenate([*parts, initial_theta(network, tail.head)])
 
 
-def theta_scales(tail: Tail) -> NDArray[np.float64]:
+def theta_scales(network: Network, tail: Tail) -> NDArray[np.float64]:
     """The real value of one unit of each coordinate of theta, (d,); of a bias, as the weight of an input of 1."""
     parts = []
     for layer in tail.layers:
         scales = np.array([layer.weight_scales[channel] for channel in layer.channels]) / STEP
-        weights = np.empty(0) if layer.kind == "bias" else np.repeat(scales, layer.terms)
-        parts += [weights, scales]
+        depthwise = isinstance(network.layers[layer.layer].operator, DepthwiseConv2D)
+        if layer.kind != "bias":
+            parts.append(np.tile(scales, layer.terms) if depthwise else np.repeat(scales, layer.terms))
+        parts.append(scales)
     return np.concatenate(parts)
 
 
@@ -288,6 +292,7 @@ def _check(network: Network, tail: Tail) -> None:
                 _bound(layer, "errors into a pool", math.prod(layer.operator.window) << MANTISSA_BITS)
             continue
         product = product_of(network, layer)
+        _bound(layer, "accumulator", 255 * 128 * product.terms)
         users = [other.name for other in network.layers if layer.inputs[1] in other.inputs]
         if len(users) > 1:
             raise ModelFormatError(f"layers {users} share their weights: none of them can be in a tail")

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sanderling.models.backward import Array, Int8Array
+from sanderling.models.block_float import Array, Int8Array
 from sanderling.models.deep_tail import MeanSquaredError, Tail, TrainedLayer, with_tail_theta
 from sanderling.models.errors import ModelFormatError
 from sanderling.models.network import (

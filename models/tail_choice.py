@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sanderling.models.backward import Array, Int8Array
+from sanderling.models.block_float import Array, Int8Array
 from sanderling.models.deep_tail import (
     BIAS,
     WHOLE,

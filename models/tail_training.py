@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 
 from sanderling.models import inference
-from sanderling.models.backward import Array, Int8Array, Int64Array
 from sanderling.models.batched import permutations_of
+from sanderling.models.block_float import Array, Int8Array, Int64Array
 from sanderling.models.deep_tail import CrossEntropy, Tail
 from sanderling.models.network import Network
 from sanderling.models.random_bits import Key
-from sanderling.models.tail_step import Batch, Int32Matrix, TailStep, targets_of
+from sanderling.models.tail_layers import Int32Matrix
+from sanderling.models.tail_moves import Batch
+from sanderling.models.tail_step import TailStep, targets_of
 from sanderling.models.training import (
     MAX_BATCH_SIZE,
     Evaluation,

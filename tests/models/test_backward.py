@@ -5,22 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sanderling.models.backward import (
-    NOTHING,
-    Error,
-    Windows,
-    as_factor,
-    backward_of,
-    normalized,
-    plus,
-    product_of,
-    shortened,
-    times,
-)
+from sanderling.models.backward import backward_of
+from sanderling.models.block_float import NOTHING, Error, as_factor, normalized, plus, shortened, times
 from sanderling.models.checks import window_output
 from sanderling.models.deep_tail import weighted_layers
 from sanderling.models.errors import ModelFormatError
 from sanderling.models.network import Layer, Mul
+from sanderling.models.products import Windows, product_of
 from tests.models import deep_networks
 from tests.models.tails import activation
 

@@ -110,12 +110,12 @@ def test_weights_follow_theta_in_the_trained_channels_only(seed):
 def test_scales_give_the_real_value_of_theta():
     network = deep_networks.separable()
     tail = last_layers(network, 3)
-    theta, scales = initial_tail_theta(network, tail), theta_scales(tail)
-    pointwise = tail.layers[1]
-    tensor = network.tensors[network.layers[pointwise.layer].inputs[1]]
-    real = tensor.data.reshape(10, -1) * np.array(tensor.quantization.scales)[:, None]
-    span = slice(pointwise.start, pointwise.bias_start)
-    assert np.allclose((theta * scales)[span], real.reshape(-1))
+    theta, scales = initial_tail_theta(network, tail), theta_scales(network, tail)
+    depthwise, pointwise, _ = tail.layers
+    for layer, shape in ((depthwise, (1, 1, 1, -1)), (pointwise, (-1, 1, 1, 1))):
+        tensor = network.tensors[network.layers[layer.layer].inputs[1]]
+        real = tensor.data * np.array(tensor.quantization.scales).reshape(shape)
+        assert np.allclose((theta * scales)[layer.start : layer.bias_start], real.reshape(-1))
     assert scales.shape == theta.shape
 
 

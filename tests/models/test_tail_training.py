@@ -19,7 +19,8 @@ from sanderling.models.deep_tail import (
 )
 from sanderling.models.random_bits import random_words
 from sanderling.models.tail import dense_head
-from sanderling.models.tail_step import Batch, TailStep, rounding_bits, targets_of
+from sanderling.models.tail_moves import Batch, rounding_bits
+from sanderling.models.tail_step import TailStep, targets_of
 from sanderling.models.tail_training import evaluate_tail, tail_inputs, train_tail, train_tails
 from sanderling.models.training import LocalTraining, evaluate_head, train_head
 from tests import generate_training_vectors as generator
