@@ -6,13 +6,15 @@ way, but for relu and relu6. Needs torch (extra `train`).
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from sanderling.models.block_float import Array, Int8Array
-from sanderling.models.deep_tail import MeanSquaredError, Tail, TrainedLayer, with_tail_theta
+from sanderling.models.deep_tail import MeanSquaredError, Tail, TrainedLayer, weighted_layers, with_tail_theta
 from sanderling.models.errors import ModelFormatError
 from sanderling.models.network import (
     Add,
@@ -47,24 +49,21 @@ class FloatTail:
     def __init__(self, network: Network, tail: Tail, theta: Int32Vector) -> None:
         self.torch: Any = require("torch", "train")
         self.tail, self.network = tail, with_tail_theta(network, tail, theta)
-        self._position = {layer.layer: i for i, layer in enumerate(tail.layers)}
-        self.parameters = [self._of_layer(layer.layer, gradient=True) for layer in tail.layers]
-        self._fixed = {
-            index: self._of_layer(index, gradient=False)
-            for index in range(tail.first, tail.head.layer)
-            if index not in self._position and len(network.layers[index].inputs) > 1
-            and isinstance(network.layers[index].operator, (Conv2D, DepthwiseConv2D, FullyConnected))
-        }  # fmt: skip
+        indices = [i for i in weighted_layers(network) if tail.first <= i <= tail.head.layer]
+        self._constants = {index: self._real_constants(index) for index in indices}
+        self.parameters = [self._constants[layer.layer] for layer in tail.layers]
+        self._masks = [self._masks_of(layer) for layer in tail.layers]
+        for parameter in itertools.chain.from_iterable(self.parameters):
+            parameter.requires_grad_()
 
     def __call__(self, inputs: Int8Array, hook: Hook = lambda _, values: values) -> Any:
         """Outputs (n, K) for what enters the tail, int8 (n, elements). `hook` sees each layer's output, may change it."""
-        values: dict[int, Any] = {}
-        offset = 0
-        for tensor in self.tail.entering:
-            shape = self.network.tensors[tensor].shape
-            part = inputs[:, offset : offset + int(np.prod(shape))].reshape(len(inputs), *shape)
-            values[tensor] = self._real(tensor, part)
-            offset += int(np.prod(shape))
+        shapes = [self.network.tensors[tensor].shape for tensor in self.tail.entering]
+        parts = np.split(inputs, np.cumsum([math.prod(shape) for shape in shapes])[:-1], axis=1)
+        values = {
+            tensor: self._real(tensor, part.reshape(len(inputs), *shape))
+            for tensor, part, shape in zip(self.tail.entering, parts, shapes, strict=True)
+        }
         for index in range(self.tail.first, self.tail.head.layer + 1):
             layer = self.network.layers[index]
             if not isinstance(layer.operator, Softmax):
@@ -88,8 +87,8 @@ class FloatTail:
                 batch = order[first : first + training.batch_size]
                 self.losses(self(inputs[batch]), targets[batch]).sum().backward()
                 with self.torch.no_grad():
-                    for layer, (weights, biases) in zip(self.tail.layers, self.parameters, strict=True):
-                        for parameter, mask in zip((weights, biases), self._masks(layer), strict=True):
+                    for pair, masks in zip(self.parameters, self._masks, strict=True):
+                        for parameter, mask in zip(pair, masks, strict=True):
                             parameter -= rate * parameter.grad * mask
                             parameter.grad = None
 
@@ -101,55 +100,50 @@ class FloatTail:
 
     # Parts.
 
-    def _of_layer(self, index: int, gradient: bool) -> tuple[Any, Any]:
+    def _real_constants(self, index: int) -> tuple[Any, Any]:
         layer = self.network.layers[index]
         tensors = [self.network.tensors[i] for i in layer.inputs]
         x, w = tensors[0].quantization, tensors[1].quantization
         assert x is not None and w is not None and tensors[1].data is not None
-        scales = np.asarray(w.scales)
-        axis = 3 if isinstance(layer.operator, DepthwiseConv2D) else 0
+        scales, axis = np.asarray(w.scales), 3 if isinstance(layer.operator, DepthwiseConv2D) else 0
         spread = scales.reshape([-1 if i == axis else 1 for i in range(tensors[1].data.ndim)])
-        channels = tensors[1].shape[axis]
-        bias = np.zeros(channels) if len(tensors) < 3 or tensors[2].data is None else tensors[2].data
-        real = (tensors[1].data * spread, bias * (scales * x.scales[0]))
-        weights, biases = (
-            self.torch.tensor(values, dtype=self.torch.float32, requires_grad=gradient) for values in real
-        )
-        return weights, biases
+        bias = tensors[2].data if len(tensors) > 2 else None
+        steps = np.zeros(tensors[1].shape[axis]) if bias is None else bias
+        return self._tensor(tensors[1].data * spread), self._tensor(steps * (scales * x.scales[0]))
 
-    def _masks(self, layer: TrainedLayer) -> tuple[Any, Any]:
+    def _masks_of(self, layer: TrainedLayer) -> tuple[Any, Any]:
         """1 where a parameter is trained, 0 elsewhere."""
         biases = np.zeros(len(layer.weight_scales), np.float32)
         biases[list(layer.channels)] = 1
         depthwise = isinstance(self.network.layers[layer.layer].operator, DepthwiseConv2D)
         shape = self.network.tensors[self.network.layers[layer.layer].inputs[1]].shape
         weights = biases if depthwise else biases.reshape(-1, *(1,) * (len(shape) - 1))
-        return self.torch.tensor(weights * (layer.kind != "bias")), self.torch.tensor(biases)
+        return self._tensor(weights * (layer.kind != "bias")), self._tensor(biases)
 
     def _real(self, tensor: int, values: Int8Array) -> Any:
         quantization = self.network.tensors[tensor].quantization
         assert quantization is not None
-        real = (values.astype(np.float64) - quantization.zero_points[0]) * quantization.scales[0]
-        return self.torch.tensor(real, dtype=self.torch.float32)
+        return self._tensor(
+            (values.astype(np.float64) - quantization.zero_points[0]) * quantization.scales[0]
+        )
+
+    def _tensor(self, values: Any) -> Any:
+        return self.torch.tensor(values, dtype=self.torch.float32)
 
     def _layer(self, index: int, layer: Layer, values: dict[int, Any]) -> Any:
         functional, torch = self.torch.nn.functional, self.torch
-        xs = [values[i] if i in values else self._constant(i) for i in layer.inputs[:2]]
-        x, shape = xs[0], self.network.tensors[layer.outputs[0]].shape
-        operator = layer.operator
-        if isinstance(operator, (Conv2D, DepthwiseConv2D, FullyConnected)):
-            weights, biases = (
-                self.parameters[self._position[index]] if index in self._position else self._fixed[index]
-            )
+        operator, shape = layer.operator, self.network.tensors[layer.outputs[0]].shape
+        weights, biases = self._constants.get(index, (None, None))
+        operands = layer.inputs if weights is None else layer.inputs[:1]
+        xs = [values[i] if i in values else self._real(i, self._data(i)) for i in operands]
+        x = xs[0]
         match operator:
             case FullyConnected():
                 y = functional.linear(x.reshape(len(x), -1), weights, biases)
             case Conv2D():
-                kernel, groups = weights.permute(0, 3, 1, 2), 1
-                y = _convolve(functional, x, kernel, biases, operator, groups)
+                y = _convolve(functional, x, weights.permute(0, 3, 1, 2), biases, operator, 1)
             case DepthwiseConv2D():
-                kernel, groups = weights.permute(3, 0, 1, 2), x.shape[-1]
-                y = _convolve(functional, x, kernel, biases, operator, groups)
+                y = _convolve(functional, x, weights.permute(3, 0, 1, 2), biases, operator, x.shape[-1])
             case Pool2D():
                 y = _pool(torch, x, operator)
             case Mean():
@@ -166,9 +160,7 @@ class FloatTail:
                 flat = [amount for pair in reversed(operator.amounts) for amount in pair]
                 y = functional.pad(x, flat)
             case Concatenate():
-                y = torch.cat(
-                    [values[i] if i in values else self._constant(i) for i in layer.inputs], operator.axis + 1
-                )
+                y = torch.cat([part.expand(len(x), *part.shape[1:]) for part in xs], operator.axis + 1)
             case _:
                 raise ModelFormatError(
                     f"layer {layer.name!r}: {type(operator).__name__} is not differentiated"
@@ -177,11 +169,10 @@ class FloatTail:
         activation = getattr(operator, "activation", "none")
         return {"none": lambda v: v, "relu": functional.relu, "relu6": functional.relu6}[activation](y)
 
-    def _constant(self, tensor: int) -> Any:
+    def _data(self, tensor: int) -> Int8Array:
         data = self.network.tensors[tensor].data
-        if data is None or data.dtype != np.int8 or self.network.tensors[tensor].quantization is None:
-            return None
-        return self._real(tensor, data[None])
+        assert data is not None, "checked when the network was built"
+        return data[None]
 
 
 def _convolve(functional: Any, x: Any, kernel: Any, biases: Any, operator: Any, groups: int) -> Any:
