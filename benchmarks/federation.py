@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import math
 import statistics
 import subprocess
 import sys
@@ -10,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
+from intervals import half_width_95
 
 
 def demo(seed: int, directory: Path) -> dict:
@@ -32,8 +31,12 @@ def demo(seed: int, directory: Path) -> dict:
 
 def interval(values: list[float]) -> dict:
     """Mean and the half width of its 95 % interval (Student's t)."""
-    half = T_95[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
-    return {"mean": round(statistics.mean(values), 5), "half_width_95": round(half, 5), "values": values}
+    half = half_width_95(values)
+    return {
+        "mean": round(statistics.mean(values), 5),
+        "half_width_95": None if half is None else round(half, 5),
+        "values": values,
+    }
 
 
 def main() -> None:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import math
 import statistics
 import sys
 import time
@@ -28,6 +27,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from intervals import half_width_95
 from torch import nn
 
 from sanderling.models import tail_moves
@@ -48,7 +48,6 @@ SRAM_BYTES = 64 << 10
 EPOCHS, EXAMPLES = 20, 256
 RATES = {16: (0.003, 0.01, 0.03, 0.1, 0.3, 1.0), 1: (0.001, 0.003, 0.01, 0.03, 0.1)}  # by batch size
 UNSCALED_RATES = (100.0, 1000.0, 10000.0, 30000.0)
-T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -417,7 +416,7 @@ def _before(task: Task) -> float:
 
 def interval(values: list[float]) -> dict[str, Any]:
     """Mean and the half width of its 95 % interval (Student's t)."""
-    half = T_95[len(values)] * statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+    half = half_width_95(values)
     return {
         "mean": round(statistics.mean(values), 2),
         "half_width_95": None if half is None else round(half, 2),

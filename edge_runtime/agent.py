@@ -14,8 +14,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-import numpy as np
-
 from sanderling.broker.errors import MessageError, WrongFederationError, WrongModelError
 from sanderling.broker.messages import (
     MAX_DETAIL_CHARACTERS,
@@ -365,7 +363,7 @@ def _take_network(
 
 
 def _take_model(state: AgentState, topic: str, reference: ModelReference, payload: bytes, now: float) -> Step:
-    model = carried_model(ModelBody.decode(payload))
+    model = ModelBody.decode(payload).to_model()
     if model.backbone_hash != reference.network_hash:
         raise WrongModelError(topic, reference.network_hash, model.backbone_hash)
     if model.model_hash != reference.model_hash:
@@ -377,12 +375,6 @@ def _take_model(state: AgentState, topic: str, reference: ModelReference, payloa
     models = _bounded({**state.models, reference.model_hash: model}, needed, MODELS_KEPT)
     state, effects = _advance(replace(state, models=models), now)
     return state, (KeepModel(model_hash=reference.model_hash, payload=payload), *effects)
-
-
-def carried_model(body: ModelBody) -> GlobalModel:
-    """The model in a body. Its hash names it: the same parameters may be announced under several versions."""
-    theta = np.frombuffer(body.theta, "<i2").astype(np.int32)
-    return GlobalModel(version=body.version, backbone_hash=body.network_hash, theta=theta)
 
 
 def _refuse(state: AgentState, reason: str, why: str) -> Step:

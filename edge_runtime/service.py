@@ -246,4 +246,4 @@ def _stored(storage: Storage, kind: str, parse: Callable[[bytes], T]) -> dict[by
 
 
 def _model(payload: bytes) -> GlobalModel:
-    return agent.carried_model(ModelBody.decode(payload))
+    return ModelBody.decode(payload).to_model()

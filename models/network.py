@@ -153,6 +153,11 @@ def multiply_accumulates(network: Network, layer: Layer) -> int:
     return 0
 
 
+def parameter_count(network: Network) -> int:
+    """Weights and biases, and whatever else is constant."""
+    return sum(tensor.data.size for tensor in network.tensors if tensor.data is not None)
+
+
 def describe(network: Network) -> str:
     """The network as text: a line a layer, with output, scale, bytes of constants, multiply-accumulates."""
     rows = [("layer", "operator", "output", "scale", "zero", "bytes", "MACs")]

@@ -19,15 +19,6 @@ Int64Vector = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelUpdate:
-    """What local training changed: `delta` (d,) int32 in theta units, against model version `base_version`."""
-
-    delta: Int32Vector
-    num_examples: int
-    base_version: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizedUpdate:
     """k of d coordinates (ascending int32) and their signed 8-bit values; one unit is 2**scale_shift of theta's.
 

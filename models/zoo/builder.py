@@ -17,7 +17,7 @@ from sanderling.models.errors import UsageError
 from sanderling.models.exporters.onnx import to_onnx
 from sanderling.models.exporters.tflite import to_tflite
 from sanderling.models.inference import dequantize, run
-from sanderling.models.network import Network
+from sanderling.models.network import Network, parameter_count
 from sanderling.models.package import ModelPackage
 from sanderling.models.zoo import watch_cnn
 from sanderling.models.zoo.architectures import Architecture, architecture
@@ -69,7 +69,7 @@ def build(name: str, out: Path, data: Dataset | None, recipe: Recipe, progress: 
         "class_names": list(class_names),
         **_measured(folded, trained, package, test.part(TEST)),
         "multiply_accumulates": cost(network).multiply_accumulates,
-        "parameters": int(sum(tensor.data.size for tensor in network.tensors if tensor.data is not None)),
+        "parameters": parameter_count(network),
         "files": {file: len(content) for file, content in files.items()},
         "network_hash": network.content_hash.hex(),
         "torch": torch.__version__,

@@ -1,7 +1,7 @@
 """Run a whole federation on this machine: a broker, a coordinator and seven devices, each a process of its own.
 
 Seven people's smart watches learn to tell seven physiotherapy exercises apart; an int8 network pre-trained on three
-other people is on every device, and its last layer learns. Takes about a minute.
+other people is on every device, and its last layer learns. Takes about half a minute.
 """
 
 from __future__ import annotations
@@ -11,18 +11,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sanderling import config_file
 from sanderling.commands import options
 from sanderling.console import Console
 from sanderling.coordinator.tracking import local_uri
 from sanderling.demo import federation, report
 from sanderling.models.errors import UsageError
-
-DEFAULTS = (
-    "round.mode=lockstep",
-    f"federation.devices={list(federation.DEVICES)}",
-    f"selection.minimum={len(federation.DEVICES)}",
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +34,7 @@ def run(arguments: argparse.Namespace, console: Console) -> tuple[dict[str, Any]
     directory: Path = arguments.dir or Path(time.strftime("sanderling-demo-%Y%m%d-%H%M%S"))
     if directory.exists():
         raise UsageError(f"{directory} is there already; name a new directory with --dir")
-    config = federation.settings(config_file.load(None, [*DEFAULTS, *arguments.overrides]), arguments.seed)
+    config = federation.settings(arguments.overrides, arguments.seed)
     console.progress(f"writing to {directory}")
     outcome, compared = federation.run(config, directory, console)
     shown = federation.result(config, outcome, compared)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import msgspec
 
 from sanderling import assembly, config_file, data_source
 from sanderling.broker.mosquitto import free_port
@@ -21,11 +19,13 @@ from sanderling.demo.processes import Processes, wait_for_port
 from sanderling.models.datasets import TEST, TRAIN, VALIDATION, Dataset
 from sanderling.models.errors import SanderlingError
 from sanderling.models.inference import features
+from sanderling.models.network import parameter_count
 from sanderling.models.tail import DenseHead, dense_head
 from sanderling.models.training import evaluate_head
 from sanderling.models.updates import Int32Vector
 
 DEVICES = tuple(f"watch-{number:02}" for number in range(4, 11))  # 1 to 3 pre-trained the backbone
+HOST = "127.0.0.1"
 TARGET = 0.90
 POLL_S = 0.05
 
@@ -36,21 +36,21 @@ class Comparison:
 
     head: DenseHead
     people: tuple[Person, ...]
-    theta_before: Int32Vector
+    parameters: int  # of the whole network
     theta_central: Int32Vector
     float_fedavg: FloatFedAvg
 
 
-def settings(config: FederationConfig, seed: int) -> FederationConfig:
-    """The demo's settings: `config` in lockstep over the seven devices, on a free port of this machine."""
-    port = free_port("127.0.0.1")
-    return msgspec.structs.replace(
-        config,
-        federation=msgspec.structs.replace(config.federation, seed=seed, devices=DEVICES),
-        link=msgspec.structs.replace(config.link, host="127.0.0.1", port=port),
-        broker=msgspec.structs.replace(config.broker, host="127.0.0.1", port=port),
-        selection=msgspec.structs.replace(config.selection, minimum=len(DEVICES)),
+def settings(overrides: Sequence[str], seed: int) -> FederationConfig:
+    """In lockstep unless overridden, over the seven devices, on a free port of this machine whatever is overridden."""
+    port = free_port(HOST)
+    fixed = (
+        f"federation.seed={seed}",
+        f"federation.devices={list(DEVICES)}",
+        f"selection.minimum={len(DEVICES)}",
+        *(f"{section}.{key}" for section in ("link", "broker") for key in (f"host={HOST}", f"port={port}")),
     )
+    return config_file.load(None, ["round.mode=lockstep", *overrides, *fixed])
 
 
 def run(config: FederationConfig, directory: Path, console: Console) -> tuple[dict[str, Any], Comparison]:
@@ -92,7 +92,7 @@ def compare(config: FederationConfig) -> Comparison:
     return Comparison(
         head=head,
         people=people,
-        theta_before=start.model.theta,
+        parameters=parameter_count(network),
         theta_central=comparison.central_head(head, start.model.theta, people, training, seed),
         float_fedavg=comparison.float_fedavg(head, start.model.theta, people, training, seed, TARGET),
     )
@@ -105,7 +105,7 @@ def result(config: FederationConfig, outcome_: dict[str, Any], compared: Compari
         raise SanderlingError("the federation ended before every device had evaluated its result")
     sent = sum(entry["uplink_bytes"] for entry in rounds) / sum(entry["participants"] for entry in rounds)
     head_bytes = 4 * compared.head.dimension
-    model_bytes = 4 * _parameters(config)
+    model_bytes = 4 * compared.parameters
     ours = _rounds_to(rounds, TARGET)
     theirs = compared.float_fedavg.rounds_to(TARGET)
     per_device = {person.device_id: _accuracies(outcome_, compared, person) for person in compared.people}
@@ -180,12 +180,6 @@ def _central_accuracy(compared: Comparison) -> float:
 def _rounds_to(rounds: list[dict[str, Any]], target: float) -> int | None:
     """Rounds spent when the model first reached `target`: a round reports the accuracy of the model it starts from."""
     return next((entry["round"] - 1 for entry in rounds if entry["validation_accuracy"] >= target), None)
-
-
-def _parameters(config: FederationConfig) -> int:
-    """Weights and biases of the whole network."""
-    network = assembly.starting_point(config).package.network
-    return sum(tensor.data.size for tensor in network.tensors if tensor.data is not None)
 
 
 def _lines(*files: Path) -> Iterator[str | None]:
