@@ -29,8 +29,8 @@ typedef struct {
     sl_status (*random)(void *context, uint8_t *bytes, uint32_t size);
 
     /* Memory that outlives a loss of power: SL_STORAGE_AREAS areas of `area_bytes`, each erased as a whole (a flash sector,
-       or a part of a file). Between two erasures each byte is written at most once, in ascending order, in multiples of
-       8 bytes. SL_OK or SL_STORAGE_FAILED. */
+       or a part of a file). Between two erasures each byte is written at most once, in multiples of 8 bytes at multiples
+       of 8. SL_OK or SL_STORAGE_FAILED. */
     uint32_t area_bytes;
     sl_status (*storage_read)(void *context, uint32_t area, uint32_t offset, uint8_t *bytes, uint32_t size);
     sl_status (*storage_write)(void *context, uint32_t area, uint32_t offset, const uint8_t *bytes, uint32_t size);
