@@ -39,6 +39,9 @@ MAX_THETA_BYTES = 2 * MAX_DIMENSION
 MAX_NETWORK_BYTES = 16 << 20
 MAX_PAYLOAD_BYTES = MAX_DIMENSION + 64
 HASH_PREFIX_BYTES = 8
+MAX_CHUNK_BYTES = 1 << 16  # a whole message
+MAX_CHUNKS = 1024  # of a model
+CHUNK_CHECK_BYTES = 8
 _DEPTH = 4  # of nested containers
 
 U32 = Annotated[int, Uint(0, 2**32 - 1)]
@@ -221,11 +224,29 @@ class UpdateMessage(_Message):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModelChunk(_Message):
+    """One of the `count` pieces of a model's theta, for a device that cannot take the whole; broker/chunks.py cuts them."""
+
+    NAME: ClassVar[str] = "model chunk"
+    MAX_BYTES: ClassVar[int] = MAX_CHUNK_BYTES
+
+    index: Annotated[int, Uint(0, MAX_CHUNKS - 1)]
+    count: Annotated[int, Uint(1, MAX_CHUNKS)]
+    piece: Annotated[bytes, Bytes(1, MAX_CHUNK_BYTES)]
+    check: Annotated[bytes, Bytes(CHUNK_CHECK_BYTES, CHUNK_CHECK_BYTES)]
+
+    def _check(self) -> None:
+        if self.index >= self.count:
+            raise FieldError(f"chunk {self.index} of {self.count}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StatusMessage(_Message):
     """Whether a device is there, and what it is. Its last will is the same with state offline."""
 
     NAME: ClassVar[str] = "status"
-    MAX_BYTES: ClassVar[int] = 64 + 2 * 260 + 4 * MAX_DETAIL_CHARACTERS
+    VERSION: ClassVar[int] = 2
+    MAX_BYTES: ClassVar[int] = 72 + 2 * 260 + 4 * MAX_DETAIL_CHARACTERS
     MAP: ClassVar[bool] = True
 
     state: Annotated[State, Choice(("online", "offline"))]
@@ -235,6 +256,9 @@ class StatusMessage(_Message):
     software: ShortText
     arithmetic_drift_lsb: Annotated[int | None, Optional(Uint(0, 2**16 - 1))]
     detail: Annotated[str, Text(MAX_DETAIL_CHARACTERS)]
+    receive_buffer_bytes: Annotated[
+        int | None, Optional(Uint(0, 2**32 - 1))
+    ]  # None: takes whole model bodies
 
 
 class EvaluationResult(NamedTuple):

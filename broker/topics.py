@@ -2,6 +2,7 @@
 
     sanderling/1/{federation}/plan                      retained, coordinator
     sanderling/1/{federation}/model/{hash}              retained, coordinator
+    sanderling/1/{federation}/model/{hash}/chunk/{size}/{index}    retained, coordinator
     sanderling/1/{federation}/network/{hash}            retained, coordinator
     sanderling/1/{federation}/device/{id}/update        the device
     sanderling/1/{federation}/device/{id}/status        retained, the device and its last will
@@ -44,6 +45,9 @@ class Topics:
 
     def model(self, model_hash: bytes) -> str:
         return f"{self._base}/model/{model_hash.hex()}"
+
+    def chunk(self, model_hash: bytes, size: int, index: int) -> str:
+        return f"{self.model(model_hash)}/chunk/{size}/{index}"
 
     def network(self, network_hash: bytes) -> str:
         return f"{self._base}/network/{network_hash.hex()}"

@@ -301,6 +301,7 @@ def status(state: AgentState) -> StatusMessage:
         software=state.software,
         arithmetic_drift_lsb=state.arithmetic_drift_lsb,
         detail=state.detail,
+        receive_buffer_bytes=None,
     )
 
 

@@ -18,9 +18,10 @@ import numpy as np
 
 from sanderling.broker import codec
 from sanderling.broker import messages as m
+from sanderling.broker.chunks import cut
 from sanderling.broker.errors import CodecError, MessageError
 from sanderling.broker.topics import Topics
-from sanderling.models.updates import QuantizedUpdate
+from sanderling.models.updates import GlobalModel, QuantizedUpdate
 
 FOLDER = Path(__file__).parent / "vectors"
 
@@ -150,7 +151,7 @@ def _update_fields(update: QuantizedUpdate) -> dict[str, Any]:
 
 # --- messages and topics ---
 
-_TYPES = (m.RoundPlan, m.ModelBody, m.UpdateMessage, m.StatusMessage, m.EvaluationMessage)
+_TYPES = (m.RoundPlan, m.ModelBody, m.ModelChunk, m.UpdateMessage, m.StatusMessage, m.EvaluationMessage)
 
 
 def message_vectors() -> dict[str, list[Any]]:
@@ -165,6 +166,13 @@ def message_vectors() -> dict[str, list[Any]]:
         "topics": [
             {"name": "plan", "topic": topics.plan},
             {"name": "model", "hash": "ab" * 32, "topic": topics.model(b"\xab" * 32)},
+            {
+                "name": "chunk",
+                "hash": "ab" * 32,
+                "size": 256,
+                "index": 7,
+                "topic": topics.chunk(b"\xab" * 32, 256, 7),
+            },
             {"name": "network", "hash": "ab" * 32, "topic": topics.network(b"\xab" * 32)},
             {"name": "update", "device": "pi-3", "topic": topics.update("pi-3")},
             {"name": "status", "device": "pi-3", "topic": topics.status("pi-3")},
@@ -213,6 +221,10 @@ def _messages() -> Iterator[Any]:
         evaluate=(),
     )
     yield m.ModelBody(version=7, network_hash=bytes(range(32, 64)), theta=bytes.fromhex("0100ffffff7f0080"))
+    model = GlobalModel(
+        version=7, backbone_hash=bytes(range(32, 64)), theta=np.arange(-100, 200, dtype=np.int32)
+    )
+    yield from cut(model, 256)
     yield m.UpdateMessage(
         run="k3v9q2ax",
         round=3,
@@ -233,6 +245,7 @@ def _messages() -> Iterator[Any]:
         software="0.1.0",
         arithmetic_drift_lsb=None,
         detail="",
+        receive_buffer_bytes=None,
     )
     yield m.StatusMessage(
         state="offline",
@@ -242,6 +255,7 @@ def _messages() -> Iterator[Any]:
         software="0.1.0",
         arithmetic_drift_lsb=2,
         detail="connection lost \N{EN DASH} will",
+        receive_buffer_bytes=1024,
     )
     yield m.EvaluationMessage(
         run="k3v9q2ax",

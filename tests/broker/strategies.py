@@ -57,6 +57,17 @@ model_bodies = st.builds(
 )
 
 
+chunks = st.integers(1, m.MAX_CHUNKS).flatmap(
+    lambda count: st.builds(
+        m.ModelChunk,
+        index=st.integers(0, count - 1),
+        count=st.just(count),
+        piece=st.binary(min_size=1, max_size=300),
+        check=st.binary(min_size=8, max_size=8),
+    )
+)
+
+
 @st.composite
 def _updates(draw):
     correct, count = draw(correct_of)
@@ -84,6 +95,7 @@ statuses = st.builds(
     software=short_texts,
     arithmetic_drift_lsb=st.none() | st.integers(0, 2**16 - 1),
     detail=st.text(max_size=m.MAX_DETAIL_CHARACTERS),
+    receive_buffer_bytes=st.none() | u32,
 )
 evaluations = st.builds(
     m.EvaluationMessage,
@@ -99,6 +111,7 @@ evaluations = st.builds(
 by_rule = {
     "round-plan": round_plans,
     "model-body": model_bodies,
+    "model-chunk": chunks,
     "update": updates,
     "status": statuses,
     "evaluation": evaluations,

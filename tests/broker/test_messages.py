@@ -19,11 +19,12 @@ from sanderling.models.updates import GlobalModel
 from tests.broker import strategies
 
 CDDL = (Path(m.__file__).parent / "messages.cddl").read_text()
-RULES = ("round-plan", "model-body", "update", "status", "evaluation")
+RULES = ("round-plan", "model-body", "model-chunk", "update", "status", "evaluation")
 SCHEMAS = {rule: pycddl.Schema(f"start = {rule}\n{CDDL}") for rule in RULES}
 CLASSES = {
     "round-plan": m.RoundPlan,
     "model-body": m.ModelBody,
+    "model-chunk": m.ModelChunk,
     "update": m.UpdateMessage,
     "status": m.StatusMessage,
     "evaluation": m.EvaluationMessage,
@@ -64,10 +65,12 @@ STATUS = m.StatusMessage(
     software="0.1.0",
     arithmetic_drift_lsb=None,
     detail="",
+    receive_buffer_bytes=None,
 )
 EVALUATION = m.EvaluationMessage(run="r1", results=(m.EvaluationResult(b"h" * 32, 4, 5, 678),))
+CHUNK = m.ModelChunk(index=1, count=3, piece=b"piece", check=b"12345678")
 BODY = m.ModelBody(version=1, network_hash=b"n" * 32, theta=b"\x01\x00\xff\xff")
-EXAMPLES = dict(zip(RULES, (PLAN, BODY, UPDATE, STATUS, EVALUATION), strict=True))
+EXAMPLES = dict(zip(RULES, (PLAN, BODY, CHUNK, UPDATE, STATUS, EVALUATION), strict=True))
 
 
 # Where pycddl 0.6.4 is laxer than the CDDL: `null` takes arrays, tags and undefined, `bstr .size n` takes
@@ -77,6 +80,8 @@ PYCDDL_GAPS = {
     ("round-plan", 11),
     ("status", 6),
     ("status", 3),
+    ("status", 8),
+    ("model-chunk", 4),
     ("update", 3),
     ("evaluation", 2),
 }
@@ -159,11 +164,14 @@ def test_a_missing_or_an_extra_field_is_refused_here_and_by_the_cddl(rule):
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("version", [0, 2, True, 1.0, "1", None])
+@pytest.mark.parametrize("version", [0, 3, True, 1.0, "1", None])
 def test_an_unknown_version_is_refused_by_name(rule, version):
     data = packed(rule, items_of(rule) | {0: version})
     assert not cddl_accepts(rule, data)
-    with pytest.raises(UnknownVersionError, match=f"{CLASSES[rule].NAME}: version .* this build reads 1"):
+    with pytest.raises(
+        UnknownVersionError,
+        match=f"{CLASSES[rule].NAME}: version .* this build reads {CLASSES[rule].VERSION}",
+    ):
         CLASSES[rule].decode(data)
 
 
@@ -183,6 +191,9 @@ def test_an_unknown_version_is_refused_by_name(rule, version):
         ("round-plan", 11, [[1, b"h" * 32, 910, b"n" * 32, 1]] * 9),
         ("model-body", 2, b"n" * 33),
         ("model-body", 3, b""),
+        ("model-chunk", 1, 1024),
+        ("model-chunk", 2, 0),
+        ("model-chunk", 3, b""),
         ("update", 2, 2**32),
         ("update", 3, b"h" * 7),
         ("update", 4, 0),
@@ -205,6 +216,7 @@ def test_what_the_cddl_cannot_say_is_refused_too():
     for rule, key, wrong, match in [
         ("round-plan", 1, "two words", "text like"),
         ("model-body", 3, b"\0\0\0", "whole 16-bit"),
+        ("model-chunk", 1, 3, "chunk 3 of 3"),
         ("update", 5 + 1, 51, "51 correct of 50"),
         ("evaluation", 2, [[b"h" * 32, 6, 5, 0]], "6 correct of 5"),
         ("status", 7, "é" * 201, "at most 200 characters"),
@@ -219,7 +231,7 @@ def test_what_the_cddl_cannot_say_is_refused_too():
         ("an integer longer than it need be", b"\x8b\x18\x01" + UPDATE.encode()[2:]),
         ("an array of indefinite length", b"\x9f" + UPDATE.encode()[1:] + b"\xff"),
         ("a tag", b"\xd9\xd9\xf7" + UPDATE.encode()),
-        ("a map that repeats a key", b"\xa9\x00\x01" + STATUS.encode()[1:]),
+        ("a map that repeats a key", b"\xaa\x00\x02" + STATUS.encode()[1:]),
         ("a declared length of 2**40", b"\x9b\0\0\1\0\0\0\0\0"),
         ("a nest of arrays", b"\x81" * 500 + b"\0"),
         ("text that is not UTF-8", b"\x8b\x01\x62\xff\xfe" + UPDATE.encode()[5:]),
@@ -276,6 +288,7 @@ def test_the_largest_messages_fit_their_own_limit():
         software="🐦" * 64,
         arithmetic_drift_lsb=65535,
         detail="🐦" * 200,
+        receive_buffer_bytes=2**32 - 1,
     )
     assert m.StatusMessage.decode(status.encode()) == status
     body = m.ModelBody(version=2**32 - 1, network_hash=b"n" * 32, theta=bytes(m.MAX_THETA_BYTES))

@@ -17,7 +17,14 @@ CODEC = json.loads((FOLDER / "codec.json").read_text())
 MESSAGES = json.loads((FOLDER / "messages.json").read_text())
 TYPES = {
     kind.NAME: kind
-    for kind in (m.RoundPlan, m.ModelBody, m.UpdateMessage, m.StatusMessage, m.EvaluationMessage)
+    for kind in (
+        m.RoundPlan,
+        m.ModelBody,
+        m.ModelChunk,
+        m.UpdateMessage,
+        m.StatusMessage,
+        m.EvaluationMessage,
+    )
 }
 
 

@@ -64,7 +64,7 @@ def make_settings(
     )
 
 
-def status(state: str = "online") -> StatusMessage:
+def status(state: str = "online", receive_buffer_bytes: int | None = None) -> StatusMessage:
     return StatusMessage(
         state=state,
         num_examples=5,
@@ -73,6 +73,7 @@ def status(state: str = "online") -> StatusMessage:
         software="t",
         arithmetic_drift_lsb=None,
         detail="",
+        receive_buffer_bytes=receive_buffer_bytes,
     )
 
 
