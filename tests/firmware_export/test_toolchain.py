@@ -1,7 +1,5 @@
 """Building for each board, and what its port does in QEMU."""
 
-import os
-import shutil
 import socket
 import struct
 import zlib
@@ -10,29 +8,9 @@ from pathlib import Path
 import pytest
 
 from sanderling.firmware_export import toolchain
-from sanderling.firmware_export.targets import EMULATED, FOLDER, TARGETS, Target, target
+from sanderling.firmware_export.targets import FOLDER, TARGETS, Target, target
 from sanderling.models.errors import MissingError, SanderlingError, UsageError
-
-BENCH = Path(__file__).parent / "apps" / "bench"
-
-
-def need(*tools: str) -> None:
-    """Skips, loudly, where a tool is missing; a failure where CI says that it has to be there."""
-    missing = [tool for tool in tools if shutil.which(tool) is None]
-    if missing:
-        packages = " ".join(toolchain.PACKAGES[tool] for tool in missing)
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"apt-get install {packages}")
-
-
-@pytest.fixture(scope="session", params=EMULATED, ids=lambda t: t.name)
-def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple:
-    """The bench program on one board: (target, program)."""
-    need("arm-none-eabi-gcc", "qemu-system-arm", "cmake", "ninja")
-    board: Target = request.param
-    folder = tmp_path_factory.mktemp(board.name)
-    (folder / "none").mkdir()
-    programs = toolchain.build(board, folder / "build", networks=[folder / "none"], applications=[BENCH])
-    return board, programs["bench-none"]
+from tests.firmware_export.tools import BENCH, need
 
 
 @pytest.mark.qemu

@@ -20,6 +20,9 @@ _Noreturn void board_exit(int status);
 void board_paint_stack(void);
 uint32_t board_stack_used(void);
 
+/* Marks a place in the program for whoever counts instructions; interrupts stay away from then on. */
+void board_mark(void);
+
 /* The application: what startup calls. Returns the status to exit with. */
 int application(void);
 

@@ -49,6 +49,11 @@ uint32_t board_stack_used(void)
     return (uint32_t)((const volatile char *)__stack_top - (const volatile char *)word);
 }
 
+__attribute__((noinline)) void board_mark(void)
+{
+    __asm volatile("cpsid i" ::: "memory");
+}
+
 __attribute__((section(".reset"), used, noreturn)) void reset(void)
 {
     *(volatile uint32_t *)0xE000ED08u = (uint32_t)&vectors; /* VTOR */

@@ -49,6 +49,10 @@ uint32_t board_stack_used(void)
     return 0;
 }
 
+void board_mark(void)
+{
+}
+
 int main(int count, char **values)
 {
     argument_count = count;

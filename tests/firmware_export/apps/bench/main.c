@@ -91,6 +91,19 @@ static int stack(void)
     return before < 500 && after - before > 900 && after - before < 1100 ? 0 : 1;
 }
 
+/* 1,000 passes of a loop of a few instructions. */
+static int loop(void)
+{
+    board_mark();
+    board_mark();
+    for (uint32_t i = 0; i < 1000; i++) {
+        __asm volatile("nop\n nop\n nop");
+    }
+    board_mark();
+    board_mark();
+    return 0;
+}
+
 int application(void)
 {
     const sl_port *port = board_start();
@@ -111,6 +124,8 @@ int application(void)
         return wait_ms(port, (uint32_t)atoi(board_option("duration")));
     case 'u':
         return stack();
+    case 'l':
+        return loop();
     case 'f':
         *(volatile uint32_t *)0xF0000001u = 1; /* no memory there */
         return 0;
