@@ -1,0 +1,81 @@
+"""Training and evaluation of a dense head by the C runtime: `train_head` and `evaluate_head` with the same bytes.
+
+The C code is what a microcontroller runs; here it makes a Linux board quicker. models/training.py is the reference.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sanderling.models.errors import UsageError
+from sanderling.models.native import Native
+from sanderling.models.random_bits import Key
+from sanderling.models.tail import DenseHead
+from sanderling.models.tail_lowering import head_fields
+from sanderling.models.training import Evaluation, LocalTraining
+from sanderling.models.updates import Int32Vector
+
+
+class NativeTraining:
+    """The C library's head training."""
+
+    def __init__(self, native: Native) -> None:
+        self._ffi, self._lib = native.ffi, native.lib
+
+    def train_head(
+        self,
+        head: DenseHead,
+        theta: Int32Vector,
+        features: NDArray[np.int8],
+        labels: NDArray[np.int64],
+        training: LocalTraining,
+        key: Key,
+    ) -> Int32Vector:
+        """As models.training.train_head. UsageError names the C runtime's reason where it refuses."""
+        table, examples = self._head(head), self._examples(features, labels)
+        start, trained = theta.astype(np.int16), np.empty(theta.size, np.int16)
+        status = self._lib.sl_head_train(
+            table,
+            self.training(training),
+            key,
+            examples,
+            self._ffi.from_buffer("int16_t[]", start),
+            self._ffi.from_buffer("int16_t[]", trained, require_writable=True),
+            self._scratch(table, training.batch_size, labels.size),
+        )
+        if status != 0:
+            name = self._ffi.string(self._lib.sl_status_name(status)).decode()
+            raise UsageError(f"the C runtime does not train this head: {name}; use the NumPy backend")
+        return trained.astype(np.int32)
+
+    def evaluate_head(
+        self, head: DenseHead, theta: Int32Vector, features: NDArray[np.int8], labels: NDArray[np.int64]
+    ) -> Evaluation:
+        """As models.training.evaluate_head, the loss to 1/1000."""
+        table, found = self._head(head), self._ffi.new("sl_evaluation *")
+        values = self._ffi.from_buffer("int16_t[]", theta.astype(np.int16))
+        scratch = self._scratch(table, 1, 0)
+        self._lib.sl_head_evaluate(table, values, self._examples(features, labels), scratch, found)
+        return Evaluation(correct=found.correct, count=found.count, mean_loss=found.loss_milli / 1000)
+
+    def training(self, training: LocalTraining) -> Any:
+        """An `sl_training`."""
+        fields = ("epochs", "batch_size", "learning_rate_q16", "proximal_mu_q16")
+        return self._ffi.new("sl_training *", {field: getattr(training, field) for field in fields})
+
+    def _head(self, head: DenseHead) -> Any:
+        return self._ffi.new("sl_head *", head_fields(head))
+
+    def _examples(self, features: NDArray[np.int8], labels: NDArray[np.int64]) -> Any:
+        rows = self._ffi.from_buffer("int8_t[]", np.ascontiguousarray(features))
+        classes = self._ffi.from_buffer("uint16_t[]", labels.astype(np.uint16))
+        examples = self._ffi.new("sl_examples *", {"rows": rows, "labels": classes, "count": labels.size})
+        self._alive = rows, classes  # as long as the struct that points to them
+        return examples
+
+    def _scratch(self, head: Any, batch_size: int, count: int) -> Any:
+        size = self._lib.sl_head_scratch_bytes(head, batch_size, count)
+        return self._ffi.new("uint32_t[]", size // 4 + 1)
