@@ -12,7 +12,14 @@
     |- WrongRoundError           wrong_round          stale or early
     |- WrongModelError           wrong_model          trained from another model, or a body of another hash
     |- NotInCohortError          not_in_cohort
-    `- DuplicateError            duplicate
+    |- DuplicateError            duplicate
+    |- UnprotectedError          unprotected          plain where a sealed or signed message is asked for
+    |- UnknownKeyError           unknown_key          sealed for another run, key epoch or identity
+    |- NotAuthenticError         not_authentic        changed on its way, or not from whom it claims to be
+    |- ReplayedError             replayed             its nonce was accepted before
+    |- OutsideWindowError        outside_window       so late that a replay could not be told
+    `- OlderAnnouncementError    older_announcement   signed, but before one that is known
+    NonceError                   exit status 1: no nonce can be had safely; the device abstains
     LinkError                    exit status 1: the link cannot take what it was given
     `- QueueFullError
 
@@ -135,6 +142,72 @@ class DuplicateError(ProtocolError):
         super().__init__(f"device {device_id!r} already reported for round {round_number}")
         self.device_id = device_id
         self.round_number = round_number
+
+
+class UnprotectedError(ProtocolError):
+    """A plain message where a sealed or signed one is asked for; `subject` is the device, or the announcement."""
+
+    reason = "unprotected"
+
+    def __init__(self, subject: str) -> None:
+        super().__init__(f"{subject}: neither sealed nor signed; enrol the device, or drop what stands between")
+        self.subject = subject
+
+
+class UnknownKeyError(ProtocolError):
+    reason = "unknown_key"
+
+    def __init__(self, device_id: str, expected: bytes, actual: bytes) -> None:
+        super().__init__(
+            f"device {device_id!r} sealed for key {actual.hex()}, expected {expected.hex()}: "
+            "another run, key epoch or identity"
+        )
+        self.device_id = device_id
+        self.expected = expected
+        self.actual = actual
+
+
+class NotAuthenticError(ProtocolError):
+    """The seal or the signature does not fit the bytes and what they are about."""
+
+    reason = "not_authentic"
+
+    def __init__(self, subject: str) -> None:
+        super().__init__(f"{subject}: the seal or signature does not fit; it was altered, moved or forged")
+        self.subject = subject
+
+
+class ReplayedError(ProtocolError):
+    reason = "replayed"
+
+    def __init__(self, device_id: str, counter: int) -> None:
+        super().__init__(f"device {device_id!r}: message {counter} was accepted before")
+        self.device_id = device_id
+        self.counter = counter
+
+
+class OutsideWindowError(ProtocolError):
+    reason = "outside_window"
+
+    def __init__(self, device_id: str, counter: int, lowest: int) -> None:
+        super().__init__(f"device {device_id!r}: message {counter} is below {lowest}, too late to judge")
+        self.device_id = device_id
+        self.counter = counter
+        self.lowest = lowest
+
+
+class OlderAnnouncementError(ProtocolError):
+    reason = "older_announcement"
+
+    def __init__(self, subject: str, newest: int, actual: int) -> None:
+        super().__init__(f"{subject}: sequence {actual}, {newest} is known; an old announcement came again")
+        self.subject = subject
+        self.newest = newest
+        self.actual = actual
+
+
+class NonceError(SanderlingError):
+    """No nonce can be had that is certainly unused."""
 
 
 class LinkError(SanderlingError):
