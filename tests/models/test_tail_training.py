@@ -1,6 +1,9 @@
 """Integer training of deeper tails: the same bytes as plain integers, the gradients and accuracy of real numbers."""
 
+import importlib
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -143,11 +146,11 @@ def test_a_thousand_steps_of_plain_integers_give_the_vectors(case):
     network, tail, training = generator.tail_of(case)
     theta = np.frombuffer(bytes.fromhex(case["theta_int16"]), "<i2").tolist()
     inputs = np.frombuffer(bytes.fromhex(case["inputs_int8"]), "i1").reshape(case["examples"], -1).tolist()
-    plain = PlainTail(network, tail, training)
-    trained = plain.train(
-        theta, inputs, case["targets"], tuple(case["order_key"]), tuple(case["rounding_key"])
-    )
-    assert np.array(trained, "<i2").tobytes().hex() == case["trained_int16"]
+    keys = tuple(case["order_key"]), tuple(case["rounding_key"])
+    for epochs, wanted in ((1, "first_epoch_int16"), (case["epochs"], "trained_int16")):
+        plain = PlainTail(network, tail, replace(training, epochs=epochs))
+        trained = plain.train(theta, inputs, case["targets"], *keys)
+        assert np.array(trained, "<i2").tobytes().hex() == case[wanted]
 
 
 # Random bits
@@ -172,12 +175,18 @@ def test_rounding_bits_are_halves_of_the_steps_words(several, number, start, cou
 # Real numbers
 
 
+@pytest.fixture
+def float_tail(monkeypatch):
+    """The twin in torch, which is of the benchmarks and not shipped."""
+    pytest.importorskip("torch")
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    return importlib.import_module("float_tail").FloatTail
+
+
 @pytest.mark.parametrize("name", sorted(NETWORKS))
-def test_gradients_are_the_straight_through_ones(name):
+def test_gradients_are_the_straight_through_ones(name, float_tail):
     """Against torch: real activations replaced by the int8 ones, errors stopped where those were clamped."""
     torch = pytest.importorskip("torch")
-    from sanderling.models.float_tail import FloatTail
-
     network = NETWORKS[name]
     loss = reconstruction(network) if name == "autoencoder" else None
     tail = last_layers(network, len(weighted_layers(network)), loss=loss)
@@ -189,7 +198,7 @@ def test_gradients_are_the_straight_through_ones(name):
     counted = np.ones((1, 6), bool)
     unscaled = step.loss(done.values[step.head.output], targets_of(tail, targets)[None], counted)
     errors = step.backward(parameters, done, unscaled)
-    twin = FloatTail(network, tail, theta)
+    twin = float_tail(network, tail, theta)
     low_high = {layer.outputs[0]: clamps(network, layer) for layer in network.layers}
 
     def int8_values(tensor, values):
@@ -267,10 +276,7 @@ def separable_task(seed, count):
 
 
 @pytest.mark.slow
-def test_a_deeper_tail_learns_as_in_real_numbers_and_more_than_the_head():
-    pytest.importorskip("torch")
-    from sanderling.models.float_tail import FloatTail
-
+def test_a_deeper_tail_learns_as_in_real_numbers_and_more_than_the_head(float_tail):
     network = NETWORKS["separable"]
     (x, y), (test_x, test_y) = separable_task(1, 256), separable_task(2, 512)
     training = LocalTraining(epochs=40, batch_size=8, learning_rate_q16=6554)
@@ -280,7 +286,7 @@ def test_a_deeper_tail_learns_as_in_real_numbers_and_more_than_the_head():
         theta, inputs = initial_tail_theta(network, tail), tail_inputs(network, tail, x)
         test = tail_inputs(network, tail, test_x)
         trained = train_tail(network, tail, theta, inputs, y, training, (1, 2), (3, 4))
-        twin = FloatTail(network, tail, theta)
+        twin = float_tail(network, tail, theta)
         twin.train(inputs, y, training, (1, 2))
         integer = evaluate_tail(network, tail, trained, test, test_y)
         accuracies.append((integer.correct / integer.count, twin.accuracy(test, test_y)))

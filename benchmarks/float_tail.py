@@ -92,6 +92,16 @@ class FloatTail:
                             parameter -= rate * parameter.grad * mask
                             parameter.grad = None
 
+    def values(self) -> list[Any]:
+        """A copy of the parameters, weights and biases layer by layer."""
+        return [parameter.detach().clone() for parameter in itertools.chain.from_iterable(self.parameters)]
+
+    def assign(self, values: list[Any]) -> None:
+        """Takes the parameters that `values` gave, of this tail or of a mean of several."""
+        with self.torch.no_grad():
+            for own, value in zip(itertools.chain.from_iterable(self.parameters), values, strict=True):
+                own.copy_(value)
+
     def accuracy(self, inputs: Int8Array, labels: Array) -> float:
         """The share of labels (n,) that the outputs are largest at."""
         with self.torch.no_grad():
