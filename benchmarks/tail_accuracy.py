@@ -6,10 +6,14 @@ Each task pre-trains a network in fp32, quantises it, and adapts it on examples 
     digits    pre-trained on upright digits, adapted to digits rotated by 90 degrees
     fashion   pre-trained on five kinds of clothes, adapted to ten
 
-Methods train the same examples in the same order: the head, the deepest tail that takes at most 64 KB of SRAM with its
-cached examples, and all layers; in integers, and in fp32 from the same int8 network; and the fp32 network itself in all
-layers (full fine-tune). Rows "int8 ..." replace our rounding in the tail. Every method takes the learning rate at which it
-does best on validation examples, over all seeds; figures are of test examples.
+Three settings: a device alone on its 256 examples, in batches of 16 or one at a time; and a federation, FedAvg over the
+seven people, or over eight devices that share those 256 examples out. Methods train the same examples in the same order: the
+head, the deepest tail that takes at most 64 KB of SRAM with its cached examples, and all layers; in integers, and in fp32
+from the same int8 network; and the fp32 network itself in all layers (full fine-tune).
+
+Rows "int8 ..." hold every trained weight in int8 and round each step by another rule. Every method takes the learning rate
+at which it does best on validation examples, over all seeds; "at_fp32_rate" is the same method at the rate that suits fp32,
+as a rate carried over would do. Figures are of test examples.
 """
 
 from __future__ import annotations
@@ -27,13 +31,13 @@ from unittest import mock
 
 import numpy as np
 import torch
+from float_tail import FloatTail
 from intervals import half_width_95
 from torch import nn
 
 from sanderling.models import tail_moves
 from sanderling.models.datasets import TEST, TRAIN, VALIDATION, Dataset, load
 from sanderling.models.deep_tail import STEP, Tail, initial_tail_theta, last_layers, weighted_layers
-from sanderling.models.float_tail import FloatTail
 from sanderling.models.network import Network
 from sanderling.models.random_bits import derive_key, permutations
 from sanderling.models.tail import THETA_LIMIT
@@ -45,9 +49,30 @@ from sanderling.models.zoo.quantize import fold, quantize
 from sanderling.models.zoo.training import Schedule, Trained, real_inputs, train_on
 
 SRAM_BYTES = 64 << 10
-EPOCHS, EXAMPLES = 20, 256
-RATES = {16: (0.003, 0.01, 0.03, 0.1, 0.3, 1.0), 1: (0.001, 0.003, 0.01, 0.03, 0.1)}  # by batch size
+EXAMPLES, DEVICES = 256, 8
 UNSCALED_RATES = (100.0, 1000.0, 10000.0, 30000.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """How often and in what portions examples are gone through, and the rates that are tried."""
+
+    rounds: int = 1
+    epochs: int  # of a round
+    batch_size: int
+    rates: tuple[float, ...]
+
+    def training(self, rate: float) -> LocalTraining:
+        return LocalTraining(
+            epochs=self.epochs, batch_size=self.batch_size, learning_rate_q16=round(rate * 65536)
+        )
+
+
+SETTINGS = {
+    "batch 16": Setting(epochs=20, batch_size=16, rates=(0.02, 0.05, 0.1, 0.2, 0.5)),
+    "batch 1": Setting(epochs=20, batch_size=1, rates=(0.005, 0.01, 0.02, 0.05)),
+    "federated": Setting(rounds=20, epochs=3, batch_size=16, rates=(0.02, 0.05, 0.1, 0.2, 0.5)),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -57,6 +82,10 @@ class Part:
     inputs: np.ndarray
     real: torch.Tensor
     labels: np.ndarray
+
+    def every(self, step: int, first: int) -> Part:
+        rows = slice(first, None, step)
+        return Part(inputs=self.inputs[rows], real=self.real[rows], labels=self.labels[rows])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -73,6 +102,11 @@ class Task:
     network: Network
     model: nn.Module  # the fp32 network, folded
     clients: list[Client]
+
+    def devices(self) -> list[Part]:
+        """What each device of the federation trains on: a client's examples, or the one client's shared out."""
+        parts = [client.train for client in self.clients]
+        return parts if len(parts) > 1 else [parts[0].every(DEVICES, first) for first in range(DEVICES)]
 
 
 # Tasks
@@ -170,47 +204,103 @@ def _rows(data: Dataset, rows: np.ndarray) -> Dataset:
 
 # Methods: each gives accuracies on validation and test examples, means over the task's clients.
 
-Method = Callable[[Task, Tail, LocalTraining, int], tuple[float, float]]
+Method = Callable[[Task, Tail, Setting, float, int], tuple[float, float]]
 
 
-def integer(task: Task, tail: Tail, training: LocalTraining, seed: int) -> tuple[float, float]:
+def integer(task: Task, tail: Tail, setting: Setting, rate: float, seed: int) -> tuple[float, float]:
+    """Each client alone."""
     theta = initial_tail_theta(task.network, tail)
-    keys = range(len(task.clients))
-    thetas = train_tails(
-        task.network,
-        tail,
-        np.tile(theta, (len(task.clients), 1)),
-        [tail_inputs(task.network, tail, client.train.inputs) for client in task.clients],
-        [client.train.labels for client in task.clients],
-        training,
-        [derive_key("train", seed, key) for key in keys],
-        [derive_key("round", seed, key) for key in keys],
-    )
+    parts = [client.train for client in task.clients]
+    thetas = _train_integer(task, tail, theta, parts, setting.training(rate), seed)
     return _mean(
         [_integer_accuracy(task, tail, trained, part) for part in (client.validation, client.test)]
         for client, trained in zip(task.clients, thetas, strict=True)
     )
 
 
-def fp32(task: Task, tail: Tail, training: LocalTraining, seed: int) -> tuple[float, float]:
+def integer_federated(
+    task: Task, tail: Tail, setting: Setting, rate: float, seed: int
+) -> tuple[float, float]:
+    """FedAvg as docs/arithmetic.md has it, "At the coordinator", of changes that are not compressed."""
+    parts = task.devices()
+    weights = np.array([len(part.labels) for part in parts])
+    theta_q16 = initial_tail_theta(task.network, tail).astype(np.int64) << 16
+    for number in range(setting.rounds):
+        theta = _published(theta_q16)
+        trained = _train_integer(task, tail, theta, parts, setting.training(rate), seed, number)
+        sums = weights @ (trained - theta).astype(np.int64)
+        theta_q16 += ((sums << 16) + (weights.sum() >> 1)) // weights.sum()
+        np.clip(theta_q16, -THETA_LIMIT << 16, THETA_LIMIT << 16, out=theta_q16)
+    theta = _published(theta_q16)
+    return _mean(
+        [_integer_accuracy(task, tail, theta, part) for part in (client.validation, client.test)]
+        for client in task.clients
+    )
+
+
+def _train_integer(
+    task: Task, tail: Tail, theta: np.ndarray, parts: list[Part], training: LocalTraining, *keys: int
+) -> np.ndarray:
+    return train_tails(
+        task.network,
+        tail,
+        np.tile(theta, (len(parts), 1)),
+        [tail_inputs(task.network, tail, part.inputs) for part in parts],
+        [part.labels for part in parts],
+        training,
+        [derive_key("train", *keys, number) for number in range(len(parts))],
+        [derive_key("round", *keys, number) for number in range(len(parts))],
+    )
+
+
+def _published(theta_q16: np.ndarray) -> np.ndarray:
+    return ((theta_q16 + 32768) >> 16).astype(np.int32)
+
+
+def fp32(task: Task, tail: Tail, setting: Setting, rate: float, seed: int) -> tuple[float, float]:
+    """Each client alone."""
     theta, figures = initial_tail_theta(task.network, tail), []
-    for key, client in enumerate(task.clients):
+    for number, client in enumerate(task.clients):
         twin = FloatTail(task.network, tail, theta)
         inputs = tail_inputs(task.network, tail, client.train.inputs)
-        twin.train(inputs, client.train.labels, training, derive_key("train", seed, key))
-        figures.append(
-            [
-                twin.accuracy(tail_inputs(task.network, tail, part.inputs), part.labels)
-                for part in (client.validation, client.test)
-            ]
-        )
+        twin.train(inputs, client.train.labels, setting.training(rate), derive_key("train", seed, number))
+        figures.append(_fp32_accuracies(task, twin, client))
     return _mean(figures)
 
 
-def full_fine_tune(task: Task, tail: Tail, training: LocalTraining, seed: int) -> tuple[float, float]:
+def fp32_federated(task: Task, tail: Tail, setting: Setting, rate: float, seed: int) -> tuple[float, float]:
+    parts = task.devices()
+    inputs = [tail_inputs(task.network, tail, part.inputs) for part in parts]
+    shares = np.array([len(part.labels) for part in parts]) / sum(len(part.labels) for part in parts)
+    twin = FloatTail(task.network, tail, initial_tail_theta(task.network, tail))
+    values = twin.values()
+    for round_number in range(setting.rounds):
+        trained = []
+        for number, part in enumerate(parts):
+            twin.assign(values)
+            key = derive_key("train", seed, round_number, number)
+            twin.train(inputs[number], part.labels, setting.training(rate), key)
+            trained.append(twin.values())
+        values = [
+            sum(float(share) * own for share, own in zip(shares, several, strict=True))
+            for several in zip(*trained, strict=True)
+        ]
+    twin.assign(values)
+    return _mean(_fp32_accuracies(task, twin, client) for client in task.clients)
+
+
+def _fp32_accuracies(task: Task, twin: FloatTail, client: Client) -> list[float]:
+    return [
+        twin.accuracy(tail_inputs(task.network, twin.tail, part.inputs), part.labels)
+        for part in (client.validation, client.test)
+    ]
+
+
+def full_fine_tune(task: Task, tail: Tail, setting: Setting, rate: float, seed: int) -> tuple[float, float]:
     """All layers of the fp32 network, nothing of it ever quantised."""
     begin = {name: value.clone() for name, value in task.model.state_dict().items()}
-    figures, size = [], training.batch_size
+    figures, training = [], setting.training(rate)
+    size = training.batch_size
     for key, client in enumerate(task.clients):
         task.model.load_state_dict(begin)
         optimizer = torch.optim.SGD(task.model.parameters(), training.learning_rate_q16 / 65536)
@@ -231,14 +321,14 @@ def full_fine_tune(task: Task, tail: Tail, training: LocalTraining, seed: int) -
     return _mean(figures)
 
 
-def rounded(rule: Callable[..., Any]) -> Method:
+def rounded(rule: Callable[..., Any], scaled: bool = True, method: Method = integer) -> Method:
     """Int8 weights everywhere in the tail, rounded by `rule` instead."""
 
-    def method(task: Task, tail: Tail, training: LocalTraining, seed: int) -> tuple[float, float]:
-        with other_rounding(rule):
-            return integer(task, tail, training, seed)
+    def train(task: Task, tail: Tail, setting: Setting, rate: float, seed: int) -> tuple[float, float]:
+        with other_rounding(rule, scaled):
+            return method(task, tail, setting, rate, seed)
 
-    return method
+    return train
 
 
 def truncated(change, rng):
@@ -293,12 +383,6 @@ def other_rounding(rule: Callable[..., Any], scaled: bool = True) -> Iterator[No
         yield
 
 
-def unscaled(task: Task, tail: Tail, training: LocalTraining, seed: int) -> tuple[float, float]:
-    """Plain int8: gradients in the weights' own unit, whose rate then has to be found by magnitudes."""
-    with other_rounding(stochastic, scaled=False):
-        return integer(task, tail, training, seed)
-
-
 def _integer_accuracy(task: Task, tail: Tail, theta: np.ndarray, part: Part) -> float:
     done = evaluate_tail(task.network, tail, theta, tail_inputs(task.network, tail, part.inputs), part.labels)
     return done.correct / done.count
@@ -309,36 +393,61 @@ def _mean(figures) -> tuple[float, float]:
     return float(validation), float(test)
 
 
-# (which tail, method, batch size)
-METHODS: dict[str, tuple[str, Method, int]] = {
-    "head, integer": ("head", integer, 16),
-    "head, fp32": ("head", fp32, 16),
-    "tail, integer": ("tail", integer, 16),
-    "tail, fp32": ("tail", fp32, 16),
-    "tail, int8 rounded to nearest": ("tail", rounded(nearest), 16),
-    "tail, int8 truncated": ("tail", rounded(truncated), 16),
-    "tail, int8 without scaling": ("tail", unscaled, 16),
-    "all layers, integer": ("all", integer, 16),
-    "all layers, fp32": ("all", fp32, 16),
-    "full fine-tune, fp32": ("all", full_fine_tune, 16),
-    "head, integer, batch 1": ("head", integer, 1),
-    "head, fp32, batch 1": ("head", fp32, 1),
-    "tail, integer, batch 1": ("tail", integer, 1),
-    "tail, fp32, batch 1": ("tail", fp32, 1),
-    "tail, int8 rounded to nearest, batch 1": ("tail", rounded(nearest), 1),
-    "tail, int8 truncated, batch 1": ("tail", rounded(truncated), 1),
+def _of_setting(setting: str, ours: Method, real: Method) -> dict[str, tuple[str, Method, str]]:
+    arithmetics = {
+        "fp32": real,
+        "integer": ours,
+        "int8 rounded to nearest": rounded(nearest, method=ours),
+        "int8 truncated": rounded(truncated, method=ours),
+    }
+    return {
+        f"{which}, {name}, {setting}": (which, method, setting)
+        for which in ("head", "tail")
+        for name, method in arithmetics.items()
+    }
+
+
+UNSCALED = rounded(
+    stochastic, scaled=False
+)  # gradients in the weights' own unit: its rates are of other magnitudes
+
+# (which layers, method, setting)
+METHODS: dict[str, tuple[str, Method, str]] = {
+    **_of_setting("batch 16", integer, fp32),
+    "tail, int8 without scaling, batch 16": ("tail", UNSCALED, "batch 16"),
+    "all layers, fp32, batch 16": ("all layers", fp32, "batch 16"),
+    "all layers, integer, batch 16": ("all layers", integer, "batch 16"),
+    "full fine-tune, fp32, batch 16": ("all layers", full_fine_tune, "batch 16"),
+    **_of_setting("federated", integer_federated, fp32_federated),
+    **_of_setting("batch 1", integer, fp32),
 }
-DIFFERENCES = {
-    "integer head - fp32 head": ("head, integer", "head, fp32"),
-    "integer tail - fp32 tail": ("tail, integer", "tail, fp32"),
-    "integer tail - integer head": ("tail, integer", "head, integer"),
-    "integer all layers - integer head": ("all layers, integer", "head, integer"),
-    "integer all layers - fp32 all layers": ("all layers, integer", "all layers, fp32"),
-    "integer tail - full fine-tune": ("tail, integer", "full fine-tune, fp32"),
-    "integer all layers - full fine-tune": ("all layers, integer", "full fine-tune, fp32"),
-    "integer head - fp32 head, batch 1": ("head, integer, batch 1", "head, fp32, batch 1"),
-    "integer tail - fp32 tail, batch 1": ("tail, integer, batch 1", "tail, fp32, batch 1"),
-}
+
+
+def differences(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Of accuracies, in points, seed by seed."""
+    pairs = [
+        (f"{one}, {setting}", f"{other}, {setting}")
+        for setting in SETTINGS
+        for one, other in (
+            ("head, integer", "head, fp32"),
+            ("tail, integer", "tail, fp32"),
+            ("tail, integer", "head, integer"),
+            ("tail, integer", "tail, int8 rounded to nearest"),
+            ("tail, integer", "tail, int8 truncated"),
+            ("tail, integer", "tail, int8 without scaling"),
+            ("all layers, integer", "all layers, fp32"),
+            ("all layers, integer", "head, integer"),
+            ("tail, integer", "full fine-tune, fp32"),
+            ("all layers, integer", "full fine-tune, fp32"),
+        )
+    ]
+    return {
+        f"{one} - {other}": interval(
+            [a - b for a, b in zip(rows[one]["values"], rows[other]["values"], strict=True)]
+        )
+        for one, other in pairs
+        if one in rows and other in rows
+    }
 
 
 def deepest_tail(network: Network) -> int:
@@ -357,33 +466,36 @@ def run(name: str, seeds: list[int], methods: list[str]) -> dict[str, Any]:
     print(f"{name}: pre-trained", file=sys.stderr, flush=True)
     network = tasks[0].network
     depth = deepest_tail(network)
-    counts = {"head": 1, "tail": depth, "all": len(weighted_layers(network))}
+    counts = {"head": 1, "tail": depth, "all layers": len(weighted_layers(network))}
     rows: dict[str, dict[str, Any]] = {}
     for label in methods:
-        which, method, batch_size = METHODS[label]
-        if which == "all" and depth == counts["all"] and label.replace("all layers", "tail") in rows:
-            rows[label] = rows[label.replace("all layers", "tail")]
+        which, method, setting = METHODS[label]
+        same = label.replace("all layers", "tail")
+        if depth == counts["all layers"] and same != label and same in rows:
+            rows[label] = rows[same]
             continue
-        rates = UNSCALED_RATES if method is unscaled else RATES[batch_size]
+        rates = UNSCALED_RATES if method is UNSCALED else SETTINGS[setting].rates
         figures = {
             rate: [
-                method(task, last_layers(task.network, counts[which]), _training(rate, batch_size), seed)
+                method(task, last_layers(task.network, counts[which]), SETTINGS[setting], rate, seed)
                 for task, seed in zip(tasks, seeds, strict=True)
             ]
             for rate in rates
         }
+        tests = {rate: [100 * test for _, test in figures[rate]] for rate in rates}
         best = max(rates, key=lambda rate: statistics.mean(validation for validation, _ in figures[rate]))
-        means = {
-            str(rate): round(100 * statistics.mean(test for _, test in figures[rate]), 2) for rate in rates
-        }
-        rows[label] = {"rate": best, "by_rate": means, **interval([100 * test for _, test in figures[best]])}
+        means = {str(rate): round(statistics.mean(tests[rate]), 2) for rate in rates}
+        rows[label] = {"rate": best, "by_rate": means, **interval(tests[best])}
+        real = rows.get(f"{which}, fp32, {setting}")
+        if real is not None and real["rate"] in rates:
+            rows[label]["at_fp32_rate"] = interval(tests[real["rate"]])
         print(f"{name}: {label}: {rows[label]['mean']} at {best}", file=sys.stderr, flush=True)
     before = [_before(task) for task in tasks]
     return {
         "clients": len(tasks[0].clients),
         "examples": [len(client.train.labels) for client in tasks[0].clients],
         "test_examples": [len(client.test.labels) for client in tasks[0].clients],
-        "network": {"layers": counts["all"], "hash": network.content_hash.hex()},
+        "network": {"layers": counts["all layers"], "hash": network.content_hash.hex()},
         "trained": {
             which: {
                 "layers": [network.layers[layer.layer].name for layer in last_layers(network, count).layers],
@@ -393,17 +505,9 @@ def run(name: str, seeds: list[int], methods: list[str]) -> dict[str, Any]:
         },
         "accuracy_before": interval(before),
         "accuracy": rows,
-        "differences": {
-            label: interval([a - b for a, b in zip(rows[one]["values"], rows[other]["values"], strict=True)])
-            for label, (one, other) in DIFFERENCES.items()
-            if one in rows and other in rows
-        },
+        "differences": differences(rows),
         "wall_s": round(time.monotonic() - started, 1),
     }
-
-
-def _training(rate: float, batch_size: int) -> LocalTraining:
-    return LocalTraining(epochs=EPOCHS, batch_size=batch_size, learning_rate_q16=round(rate * 65536))
 
 
 def _before(task: Task) -> float:
@@ -436,8 +540,7 @@ def main() -> None:
     settings = {
         "unit": "accuracy in %",
         "seeds": arguments.seeds,
-        "epochs": EPOCHS,
-        "rates": RATES,
+        "settings": {name: asdict(setting) for name, setting in SETTINGS.items()},
         "torch": torch.__version__,
         "numpy": np.__version__,
     }
