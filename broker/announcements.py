@@ -14,7 +14,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from sanderling.broker import cose
-from sanderling.broker.counters import MAX_COUNTER, read_leb128, write_leb128
+from sanderling.broker.counters import MAX_COUNTER
 from sanderling.broker.errors import (
     MessageError,
     NotAuthenticError,
@@ -28,7 +28,8 @@ from sanderling.models.errors import UsageError
 
 VERSION = 1
 SIGNATURE_BYTES = 64
-MAX_OVERHEAD_BYTES = 1 + 7 + SIGNATURE_BYTES
+_SEQUENCE_END = 1 + 6  # six bytes: a small device knows the payload's size from the first packet
+OVERHEAD_BYTES = _SEQUENCE_END + SIGNATURE_BYTES
 _FIRST_BYTE = VERSION << 4 | 1
 _PLAIN = 0x80
 _NAME = "signed announcement"
@@ -60,7 +61,7 @@ def sign(payload: bytes, key: Ed25519PrivateKey, *, federation: str, kind: Kind,
     if not 1 <= sequence <= MAX_COUNTER:
         raise UsageError(f"{_NAME}: sequence {sequence}, expected 1 to {MAX_COUNTER}")
     signature = key.sign(_signed(payload, federation, kind, sequence))
-    return bytes((_FIRST_BYTE,)) + write_leb128(sequence) + signature + payload
+    return bytes((_FIRST_BYTE,)) + sequence.to_bytes(6, "big") + signature + payload
 
 
 def verify(
@@ -87,17 +88,17 @@ def as_cose(data: bytes, *, federation: str, kind: Kind) -> tuple[bytes, bytes]:
 
 
 def _parts(data: bytes, kind: Kind) -> tuple[int, bytes, bytes]:
-    limit = _LIMIT_BYTES[kind] + MAX_OVERHEAD_BYTES
+    limit = _LIMIT_BYTES[kind] + OVERHEAD_BYTES
     if len(data) > limit:
         raise TooLargeError(_NAME, len(data), limit)
     if not data or data[0] >= _PLAIN:
         raise UnprotectedError(kind.name.lower())
     if data[0] != _FIRST_BYTE:
         raise UnknownVersionError(_NAME, data[0], _FIRST_BYTE)
-    sequence, at = read_leb128(_NAME, data, 1, MAX_COUNTER)
-    if not sequence or len(data) < at + SIGNATURE_BYTES:
+    sequence = int.from_bytes(data[1:_SEQUENCE_END], "big")
+    if not sequence or len(data) < OVERHEAD_BYTES:
         raise MessageError(_NAME, f"{len(data)} bytes with sequence {sequence}: truncated, or counted from 0")
-    return sequence, data[at : at + SIGNATURE_BYTES], data[at + SIGNATURE_BYTES :]
+    return sequence, data[_SEQUENCE_END:OVERHEAD_BYTES], data[OVERHEAD_BYTES:]
 
 
 def _signed(payload: bytes, federation: str, kind: Kind, sequence: int) -> bytes:

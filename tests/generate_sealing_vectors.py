@@ -240,22 +240,21 @@ def _signed_refused() -> Iterator[dict[str, Any]]:
 
     good = signed()
     order = bytes.fromhex("edd3f55c1a631258d69cf7a2def9de1400000000000000000000000000000010")
-    s = (int.from_bytes(good[35:67], "little") + int.from_bytes(order, "little")).to_bytes(32, "little")
+    s = (int.from_bytes(good[39:71], "little") + int.from_bytes(order, "little")).to_bytes(32, "little")
     cases = [
         ("empty", b""),
         ("plain", b"\xac\x00"),
         ("version 2", b"\x21" + good[1:]),
         ("sealed", b"\x10" + good[1:]),
-        ("truncated in the signature", good[:66]),
+        ("truncated in the signature", good[:70]),
         ("truncated in the payload", good[:-1]),
         ("a byte more", good + b"\0"),
         ("a bit of the payload", good[:-1] + bytes([good[-1] ^ 1])),
-        ("a bit of R", good[:3] + bytes([good[3] ^ 1]) + good[4:]),
-        ("a bit of S", good[:35] + bytes([good[35] ^ 1]) + good[36:]),
-        ("S over the group's order", good[:35] + s + good[67:]),
-        ("another sequence", good[:1] + b"\xe9" + good[2:]),
-        ("sequence 0", b"\x11\x00" + good[3:]),
-        ("a sequence longer than it need be", b"\x11\x81\x00" + good[3:]),
+        ("a bit of R", good[:7] + bytes([good[7] ^ 1]) + good[8:]),
+        ("a bit of S", good[:39] + bytes([good[39] ^ 1]) + good[40:]),
+        ("S over the group's order", good[:39] + s + good[71:]),
+        ("another sequence", good[:6] + b"\xe9" + good[7:]),
+        ("sequence 0", b"\x11" + bytes(6) + good[7:]),
         ("another federation", signed(federation="watch2")),
         ("a model", signed(kind=announcements.Kind.MODEL)),
         ("older", signed(sequence=999)),
