@@ -301,6 +301,8 @@ def _decode_values(bits: Bits, k: int, coding: int) -> tuple[Int8Vector, int]:
         quotient[escape] = escaped = reader.numbers(int(escape.sum()), 8 - coding)
         if escaped.size and escaped.min() < _QUOTIENT_CAP:
             raise CodecError(f"an escaped quotient below {_QUOTIENT_CAP}: not canonical")
+        if k and quotient.max() > 255 >> coding:
+            raise CodecError(f"a quotient of {quotient.max()}: quantised values lie in -127..127")
         zigzag |= quotient << np.uint8(coding)
     if k and zigzag.max() > 254:
         raise CodecError("value -128: quantised values lie in -127..127")

@@ -236,6 +236,12 @@ class TestRefusals:
         self.refused("escaped quotient", [0x10, 0, 9, *run, 14], **fits)
         self.refused("a run of 16 ones", [0x10, 0, 9, 0, 255, 255, 0], **fits)
 
+    def test_a_quotient_beyond_the_largest_value(self):
+        """Which in eight bits would be that of another value."""
+        data, fits = self.shared(make_update(5, range(5), [20, 20, 20, 20, 50]))
+        assert data.hex() == "1600050a8a28a240"  # 0 0 0 0 10, then the low bits
+        self.refused("quotient of 5", bytes.fromhex("1600050fa8a28a24"), **fits)
+
     def test_value_minus_128(self):
         fits = {"dimension": 1, "coordinates": np.arange(1, dtype=np.int32)}
         self.refused("-128", [0x17, 0, 1, 0xFF], **fits)
