@@ -1,7 +1,7 @@
 # mypy: disable-error-code="import-untyped,misc,no-any-return"
 """The broker for a machine without mosquitto: amqtt 0.12 (MQTT 3.1.1) on a thread of this process.
 
-For a laptop, a demo, a small bench: one user, loopback, no access control, and nothing survives its stop. amqtt
+For a laptop, a demo, a small bench: one user, no access control, and nothing survives its stop. amqtt
 0.12 loses messages in ways that break QoS 1; the overrides below mend them, each with what it mends (also in
 docs/wire.md, "The embedded broker").
 """
@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 import threading
 import warnings
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 from weakref import WeakSet
 
+from sanderling.broker.mosquitto import TlsListener, revoked_by
 from sanderling.models.errors import MissingError, SanderlingError
 
 if TYPE_CHECKING:
@@ -76,8 +78,11 @@ class _Handler(BrokerProtocolHandler):
 
 
 class _Broker(_AmqttBroker):
-    def __init__(self, config: BrokerConfig, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, config: BrokerConfig, loop: asyncio.AbstractEventLoop, context: ssl.SSLContext | None
+    ) -> None:
         super().__init__(config, loop)
+        self._context = context
         self._resuming: set[str | None] = set()
         self._transports: WeakSet[asyncio.WriteTransport] = WeakSet()
 
@@ -91,11 +96,18 @@ class _Broker(_AmqttBroker):
         finally:
             writer.close()
 
+    def _create_ssl_context(self, listener: Any) -> ssl.SSLContext | None:
+        """amqtt would take clients without a certificate, and knows no revocation."""
+        return self._context
+
     async def shutdown(self) -> None:
         await super().shutdown()
+        self.close_connections()
+        await asyncio.sleep(0)
+
+    def close_connections(self) -> None:
         for transport in self._transports:
             transport.abort()
-        await asyncio.sleep(0)
 
     async def _initialize_client_session(
         self, reader: Any, writer: Any, *peer: Any
@@ -152,18 +164,38 @@ async def _read_packet(reader: Any) -> tuple[bytes, bytes]:
     return head, await reader.read(size)
 
 
+def _server_context(tls: TlsListener) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.num_tickets = 0  # a session is never resumed: each connection shows its certificate
+    context.options |= ssl.OP_NO_TICKET
+    context.load_cert_chain(tls.certificate, tls.key)
+    if tls.authority is not None:
+        context.load_verify_locations(tls.authority)
+        context.verify_mode = ssl.CERT_REQUIRED
+    if tls.revoked is not None:
+        context.load_verify_locations(tls.revoked)
+        context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+    return context
+
+
 class Embedded:
     """A running amqtt; stop() or leave the context to end it. Port 0 takes a free one.
 
-    Raises SanderlingError when it cannot listen there.
+    With `tls` its clients need a certificate, but what one may read and write is not limited: `rules` is not applied,
+    nor the name in the certificate. Raises SanderlingError when it cannot listen there.
     """
 
     kind: ClassVar[str] = "embedded"
 
-    def __init__(self, *, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(self, *, host: str = "127.0.0.1", port: int = 0, tls: TlsListener | None = None) -> None:
         logging.getLogger("amqtt").setLevel(logging.CRITICAL)
         logging.getLogger("transitions").setLevel(logging.CRITICAL)
-        self.host, self.port = host, port
+        self.host, self.port = (host, port) if tls is None else (tls.host, tls.port)
+        self._tls = tls
+        self._context = None if tls is None else _server_context(tls)
+        self._revoked = revoked_by([] if tls is None else [tls])
+        self._broker: _Broker | None = None
         self._ready = threading.Event()
         self._failure: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -176,6 +208,20 @@ class Embedded:
             raise SanderlingError(
                 f"the embedded broker did not come up on {host}:{port}: {self._failure}"
             ) from self._failure
+
+    def refresh(self) -> tuple[str, ...]:
+        """Reads certificate, key and revocations again; the names of whom something was revoked since. Everybody's
+        connection is closed then, and those who still may come back."""
+        if self._tls is None or self._context is None or self._loop is None or self._broker is None:
+            return ()
+        self._context.load_cert_chain(self._tls.certificate, self._tls.key)
+        if self._tls.revoked is not None:
+            self._context.load_verify_locations(self._tls.revoked)
+        known, self._revoked = self._revoked, revoked_by([self._tls])
+        names = {name for serial, (name, _) in self._revoked.items() if serial not in known}
+        if names:
+            self._loop.call_soon_threadsafe(self._broker.close_connections)
+        return tuple(sorted(names))
 
     def stop(self) -> None:
         if self._loop is not None and self._stopping is not None and self._thread.is_alive():
@@ -202,12 +248,14 @@ class Embedded:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
         self._loop.set_exception_handler(lambda loop, context: None)  # a client's reset is no news
         address = f"[{self.host}]" if ":" in self.host else self.host
-        broker = _Broker(
+        secured = self._context is not None
+        broker = self._broker = _Broker(
             BrokerConfig(
-                listeners={"default": ListenerConfig(bind=f"{address}:{self.port}")},
+                listeners={"default": ListenerConfig(bind=f"{address}:{self.port}", ssl=secured)},
                 plugins={f"{__name__}.{AcceptAll.__name__}": {}},
             ),
             self._loop,
+            self._context,
         )
         await broker.start()
         self.port = broker._servers["default"].instance.sockets[0].getsockname()[1]

@@ -34,6 +34,7 @@ from sanderling.broker.mqtt_client import (
     LinkSettings,
     MqttClient,
     TlsFiles,
+    TlsPin,
     explain,
     where,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "LinkSettings",
     "Refused",
     "TlsFiles",
+    "TlsPin",
     "backoff_s",
 ]
 
@@ -369,6 +371,8 @@ class Link:
             if not self._connected:
                 self._turned_away += 1
                 self._reason += " instead of answering CONNECT"
+                if self._settings.tls is not None:
+                    self._reason += "; is our certificate one of its authority, not expired and not revoked?"
         return self._reason
 
     def _step(self, client: MqttClient, transport: Any, selector: selectors.BaseSelector) -> None:

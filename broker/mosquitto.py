@@ -8,43 +8,78 @@ from __future__ import annotations
 import getpass
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
+from sanderling.broker import pki
 from sanderling.broker.child import end_with_parent
 from sanderling.broker.messages import MAX_NETWORK_BYTES
 from sanderling.models.errors import MissingError, SanderlingError
 
+MAX_PACKET_BYTES = MAX_NETWORK_BYTES + 4096
 _READY_S = 10.0
 _STOP_S = 10.0
 _PORT_ATTEMPTS = 5
 _RUNNING = " running\n"  # the end of the line mosquitto logs once it listens
+_RELOADING = ": Reloading config.\n"
+_CONNECT, _CONNACK, _CLEAN_SESSION, _USER_NAME = 0x10, b"\x20", 0x02, 0x80
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsListener:
+    """A listener that shows `certificate` and speaks TLS 1.2 or newer.
+
+    With `authority` clients must have a certificate of it that `revoked` does not list; its CN becomes their user name
+    and their client id, so that nobody takes over the session of somebody else.
+    """
+
+    host: str
+    port: int
+    certificate: Path
+    key: Path
+    rules: str  # broker/acl.py
+    authority: Path | None = None
+    revoked: Path | None = None
+    max_connections: int = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlainListener:
+    """A listener without TLS, for anybody who can reach it."""
+
+    host: str
+    port: int
+
+
+Listener = TlsListener | PlainListener
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MosquittoConfig:
-    """One listener without TLS. Identities and ACL come with their own settings and will replace `anonymous`."""
+    """Listeners and bounds. Rules are in files beside the configuration, at `rules_path`."""
 
-    host: str
-    port: int
+    listeners: Sequence[Listener]
     data_dir: Path
-    anonymous: bool = True
+    closing_socket: Path | None = None  # see Mosquitto.close_connections
     max_queued_messages: int = 10_000  # a session; beyond it mosquitto drops without a word
     max_inflight_messages: int = 100
-    max_packet_bytes: int = MAX_NETWORK_BYTES + 4096
+    max_packet_bytes: int = MAX_PACKET_BYTES
     autosave_s: int = 30  # what a kill of the broker may lose; a stop loses nothing
 
     def text(self) -> str:
         """The configuration file."""
         return "\n".join(
             [
-                f"listener {self.port} {self.host}",
-                f"allow_anonymous {str(self.anonymous).lower()}",
+                "per_listener_settings true",
+                *(line for number, one in enumerate(self.listeners) for line in self._listener(number, one)),
+                *self._closing(),
                 f"max_queued_messages {self.max_queued_messages}",
                 f"max_inflight_messages {self.max_inflight_messages}",
                 f"max_packet_size {self.max_packet_bytes}",
@@ -60,6 +95,46 @@ class MosquittoConfig:
             ]
         )
 
+    def rules(self) -> dict[Path, str]:
+        """The access rules of each listener that has some."""
+        return {
+            self.rules_path(number): one.rules
+            for number, one in enumerate(self.listeners)
+            if isinstance(one, TlsListener)
+        }
+
+    def rules_path(self, number: int) -> Path:
+        return self.data_dir / f"listener-{number}.acl"
+
+    def _listener(self, number: int, listener: Listener) -> list[str]:
+        lines = [f"listener {listener.port} {listener.host}"]
+        if isinstance(listener, PlainListener):
+            return [*lines, "allow_anonymous true"]
+        lines += [
+            f"certfile {listener.certificate}",
+            f"keyfile {listener.key}",
+            "tls_version tlsv1.2",  # at least
+            f"acl_file {self.rules_path(number)}",
+            f"max_connections {listener.max_connections}",
+        ]
+        if listener.authority is None:
+            return [*lines, "allow_anonymous true"]
+        lines += [
+            "allow_anonymous false",
+            f"cafile {listener.authority}",
+            "require_certificate true",
+            "use_identity_as_username true",
+            "use_username_as_clientid true",
+        ]
+        return lines if listener.revoked is None else [*lines, f"crlfile {listener.revoked}"]
+
+    def _closing(self) -> list[str]:
+        """With the rules of the first listener: what is queued for the client goes on to be."""
+        if self.closing_socket is None:
+            return []
+        rules = self.rules_path(0)
+        return [f"listener 0 {self.closing_socket}", "allow_anonymous true", f"acl_file {rules}"]
+
 
 def find_mosquitto() -> str | None:
     """The path of the mosquitto executable, which Debian keeps out of a user's PATH."""
@@ -71,25 +146,64 @@ class Mosquitto:
 
     Raises MissingError when it is not installed, SanderlingError with its log when it does not come up. With
     `data_dir` None its state lives in a temporary folder that goes with it. Port 0 takes a free one.
+    `host` and `port` are those of the first of `listeners`.
     """
 
     kind: ClassVar[str] = "mosquitto"
 
-    def __init__(self, *, host: str = "127.0.0.1", port: int = 0, data_dir: Path | None = None) -> None:
+    def __init__(
+        self,
+        *listeners: Listener,
+        data_dir: Path | None = None,
+        max_packet_bytes: int = MAX_PACKET_BYTES,
+    ) -> None:
         executable = find_mosquitto()
         if executable is None:
             raise MissingError(
                 "mosquitto is not installed: `apt install mosquitto`, or use the embedded broker"
             )
-        self.host = host
-        self._temporary = tempfile.TemporaryDirectory(prefix="mosquitto-") if data_dir is None else None
-        self._folder = Path(self._temporary.name if self._temporary else data_dir or "").resolve()
+        first, *self._others = listeners
+        self.host = first.host
+        self._max_packet_bytes = max_packet_bytes
+        self._temporary = tempfile.TemporaryDirectory(prefix="mosquitto-")  # mode 0700, a short path
+        self._folder = Path(self._temporary.name if data_dir is None else data_dir).resolve()
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._revoked = revoked_by(listeners)
         try:
-            self._start(executable, port)
+            self._start(executable, first)
         except BaseException:
             self._clean_up()
             raise
+
+    def refresh(self) -> tuple[str, ...]:
+        """Reads certificates, keys and revocations again; the names whose connections it closed, because one of their
+        certificates was revoked since.
+
+        mosquitto 2.0.11 takes a new revocation list on SIGHUP, if it is newer by whole seconds, and applies it to new
+        connections only.
+        """
+        known, self._revoked = self._revoked, revoked_by([self._first, *self._others])
+        new = {serial: notice for serial, notice in self._revoked.items() if serial not in known}
+        reloads = self._log().count(_RELOADING)
+        self._process.send_signal(signal.SIGHUP)
+        _wait_until(lambda: self._log().count(_RELOADING) > reloads, "mosquitto to read its configuration")
+        for name, superseded in new.values():
+            self.close_connection(name, forget=not superseded)
+        return tuple(sorted({name for name, _ in new.values()}))
+
+    def close_connection(self, name: str, *, forget: bool) -> None:
+        """Ends a client's connection by taking over its session, on a socket that only this user can reach; `forget` drops
+        the session as well. MQTT 3.1.1, 3.1.4: the server disconnects whoever had the client id."""
+        flags = _USER_NAME | (_CLEAN_SESSION if forget else 0)
+        text = len(name).to_bytes(2, "big") + name.encode()
+        body = b"\0\4MQTT\4" + bytes([flags]) + b"\0\x0a" + text + text  # as client id and as user name
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(_READY_S)
+            client.connect(str(self._closing_socket))
+            client.sendall(bytes([_CONNECT, len(body) & 0x7F | 0x80, len(body) >> 7]) + body)
+            answer = client.recv(4)
+        if answer[:1] != _CONNACK or answer[3:] != b"\0":
+            raise SanderlingError(f"mosquitto did not close the connection of {name}: it answered {answer!r}")
 
     def stop(self) -> None:
         """Ends it in order: it saves its state first."""
@@ -118,10 +232,15 @@ class Mosquitto:
     def pid(self) -> int:
         return self._process.pid
 
-    def _start(self, executable: str, port: int) -> None:
+    @property
+    def _closing_socket(self) -> Path:
+        return Path(self._temporary.name) / "closing.sock"
+
+    def _start(self, executable: str, first: Listener) -> None:
         # Another program may take a port between our finding it free and mosquitto's binding it.
-        for _ in range(1 if port else _PORT_ATTEMPTS):
-            self.port = port or free_port(self.host)
+        for _ in range(1 if first.port else _PORT_ATTEMPTS):
+            self.port = first.port or free_port(self.host)
+            self._first = replace(first, port=self.port)
             if self._came_up(executable):
                 return
         raise SanderlingError(
@@ -129,8 +248,15 @@ class Mosquitto:
         )
 
     def _came_up(self, executable: str) -> bool:
-        config = MosquittoConfig(host=self.host, port=self.port, data_dir=self._folder)
+        config = MosquittoConfig(
+            listeners=[self._first, *self._others],
+            data_dir=self._folder,
+            closing_socket=self._closing_socket if isinstance(self._first, TlsListener) else None,
+            max_packet_bytes=self._max_packet_bytes,
+        )
         path = self._folder / "mosquitto.conf"
+        for rules, text in config.rules().items():
+            rules.write_text(text)
         path.write_text(config.text())
         with (self._folder / "mosquitto.log").open("wb") as log:
             self._process = subprocess.Popen(
@@ -153,8 +279,7 @@ class Mosquitto:
         return (self._folder / "mosquitto.log").read_text(errors="replace")
 
     def _clean_up(self) -> None:
-        if self._temporary is not None:
-            self._temporary.cleanup()
+        self._temporary.cleanup()
 
 
 def free_port(host: str) -> int:
@@ -162,3 +287,20 @@ def free_port(host: str) -> int:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
+
+
+def revoked_by(listeners: Iterable[Listener]) -> dict[int, tuple[str, bool]]:
+    """Who is not let in any more, by serial number: see pki.notices."""
+    found: dict[int, tuple[str, bool]] = {}
+    for listener in listeners:
+        if isinstance(listener, TlsListener) and listener.revoked is not None:
+            found |= pki.notices(listener.revoked.read_bytes())
+    return found
+
+
+def _wait_until(done: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + _READY_S
+    while not done():
+        if time.monotonic() > deadline:
+            raise SanderlingError(f"waited {_READY_S:g} s for {what}")
+        time.sleep(0.005)

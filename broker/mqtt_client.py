@@ -5,6 +5,8 @@ Speaks MQTT 5 or 3.1.1 with a persistent session and manual acknowledgement; bro
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import socket
 import ssl
 from dataclasses import dataclass
@@ -36,7 +38,32 @@ class TlsFiles:
                 context.load_cert_chain(self.certificate, self.key)
         except (OSError, ssl.SSLError) as error:
             raise UsageError(f"TLS files of {self.authority} cannot be used: {error}") from error
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
         return context
+
+    def check(self, certificate: bytes) -> None:
+        """Nothing more than the context does."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsPin:
+    """One certificate that the broker must show, for a client that knows no authority and has no certificate yet."""
+
+    certificate_sha256: bytes  # of its DER form
+
+    def context(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE  # the pin says more: see check
+        return context
+
+    def check(self, certificate: bytes) -> None:
+        """Raises ssl.SSLCertVerificationError where the broker, whose DER certificate this is, is another one."""
+        if not hmac.compare_digest(hashlib.sha256(certificate).digest(), self.certificate_sha256):
+            error = ssl.SSLCertVerificationError(1, "not the certificate that was pinned")
+            error.verify_message = "it is not the certificate that was pinned"
+            raise error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +76,7 @@ class LinkSettings:
     will: tuple[str, bytes] | None = None
     keepalive_s: int = 60
     session_expiry_s: int = 7 * 86_400
-    tls: TlsFiles | None = None
+    tls: TlsFiles | TlsPin | None = None
     username: str | None = None
     password: str | None = None
     max_packet_bytes: int = 17 << 20
@@ -74,6 +101,7 @@ class MqttClient(mqtt.Client):
             manual_ack=True,
         )
         self.connect_timeout = settings.connect_timeout_s
+        self._settings_tls = settings.tls
         self.username_pw_set(settings.username, settings.password)
         if context is not None:
             self.tls_set_context(context)
@@ -119,6 +147,8 @@ class MqttClient(mqtt.Client):
         try:
             wrapped.settimeout(self.connect_timeout)
             wrapped.do_handshake()
+            if self._settings_tls is not None:
+                self._settings_tls.check(wrapped.getpeercert(binary_form=True) or b"")
         except BaseException:
             wrapped.close()
             raise
@@ -130,7 +160,7 @@ def explain(error: Exception, settings: LinkSettings) -> str:
     place = where(settings)
     match error:
         case ssl.SSLCertVerificationError():
-            return f"the certificate of {place} does not verify: {error.verify_message}; check the CA file"
+            return f"the certificate of {place} does not verify: {error.verify_message}; check the CA file and the host name"
         case ssl.SSLError():
             return f"TLS with {place} failed: {error.reason or error}; is it a TLS port?"
         case socket.gaierror():

@@ -9,7 +9,7 @@ import pytest
 from sanderling.broker import run
 from sanderling.broker.link import Connected, Delivered, Incoming, Link, LinkSettings
 from sanderling.broker.messages import MAX_NETWORK_BYTES
-from sanderling.broker.mosquitto import Mosquitto, MosquittoConfig, find_mosquitto, free_port
+from sanderling.broker.mosquitto import Mosquitto, MosquittoConfig, PlainListener, find_mosquitto, free_port
 from sanderling.broker.run import start_broker
 from sanderling.models.errors import MissingError, SanderlingError
 
@@ -17,24 +17,21 @@ KINDS = ["mosquitto", "embedded"]
 
 
 def test_the_configuration_listens_on_its_host_alone_and_bounds_every_queue(tmp_path):
-    text = MosquittoConfig(host="127.0.0.1", port=1883, data_dir=tmp_path).text()
-    lines = text.splitlines()
-    assert "listener 1883 127.0.0.1" in lines
+    plain = PlainListener(host="127.0.0.1", port=1883)
+    lines = MosquittoConfig(listeners=[plain], data_dir=tmp_path).text().splitlines()
+    assert [line for line in lines if line.startswith("listener")] == ["listener 1883 127.0.0.1"]
     assert "allow_anonymous true" in lines
     assert "max_queued_messages 10000" in lines
     assert f"max_packet_size {MAX_NETWORK_BYTES + 4096}" in lines
     assert f"persistence_location {tmp_path}/" in lines
-    assert (
-        "allow_anonymous false"
-        in MosquittoConfig(host="h", port=1, data_dir=tmp_path, anonymous=False).text()
-    )
 
 
 def test_auto_takes_mosquitto_where_it_is_and_the_embedded_broker_where_it_is_not(monkeypatch):
     started = []
-    monkeypatch.setattr(run, "Mosquitto", lambda **how: started.append(how))
+    monkeypatch.setattr(run, "Mosquitto", lambda listener, data_dir: started.append(listener))
+    monkeypatch.setattr(run, "find_mosquitto", lambda: "/somewhere/mosquitto")
     start_broker("auto", port=7)
-    assert started == [{"host": "127.0.0.1", "port": 7, "data_dir": None}]
+    assert started == [PlainListener(host="127.0.0.1", port=7)]
 
 
 def test_mosquitto_asked_for_and_not_installed_names_the_fix(monkeypatch):
@@ -113,11 +110,12 @@ def test_mosquitto_keeps_sessions_and_retained_messages_over_a_restart(tmp_path)
 @pytest.mark.network
 def test_a_killed_mosquitto_is_noticed_and_another_takes_its_place(tmp_path):
     port = free_port("127.0.0.1")
-    broker = Mosquitto(port=port, data_dir=tmp_path)
+    plain = PlainListener(host="127.0.0.1", port=port)
+    broker = Mosquitto(plain, data_dir=tmp_path)
     with Link(settings(port, "survivor")) as link:
         wait_for(link, Connected)
         broker.kill()
-        with Mosquitto(port=port, data_dir=tmp_path):
+        with Mosquitto(plain, data_dir=tmp_path):
             wait_for(link, Connected)
 
 
