@@ -8,6 +8,7 @@ from sanderling.models.native import Native
 
 AREAS, AREA_BYTES = 4, 1024
 OK, STORAGE_FAILED = 0, -12
+_KEPT: list[Any] = []  # C keeps pointers to these for as long as it likes
 
 
 class MemoryPort:
@@ -18,13 +19,13 @@ class MemoryPort:
     ) -> None:
         self.contents = contents or [bytearray(b"\xff" * AREA_BYTES) for _ in range(AREAS)]
         self.changes, self._left, self._ffi = 0, changes_left, runtime.ffi
-        self._kept: list[Any] = []
         self.port = runtime.ffi.new("sl_port *")
         self.port.area_bytes = AREA_BYTES
         for name in ("storage_read", "storage_write", "storage_erase"):
             kind = runtime.ffi.typeof(getattr(self.port, name))
-            self._kept.append(runtime.ffi.callback(kind, getattr(self, f"_{name}")))
-            setattr(self.port, name, self._kept[-1])
+            callback = runtime.ffi.callback(kind, getattr(self, f"_{name}"))
+            setattr(self.port, name, callback)
+            _KEPT.append((self.port, callback))
 
     def _storage_read(self, _context: Any, area: int, offset: int, target: Any, size: int) -> int:
         self._ffi.buffer(target, size)[:] = bytes(self.contents[area][offset : offset + size])

@@ -93,3 +93,18 @@ def test_a_flipped_bit_costs_the_record_it_is_in(runtime: Native, position: int,
     newest = board.contents[record.newest]
     newest[position if position < 30 else 0] ^= 1 << bit
     assert content(runtime, opened(runtime, board)) == b"first record.."
+
+
+@pytest.mark.parametrize("text", [b"", b"1234567", b"12345678"])
+def test_a_mark_outlives_a_restart_and_not_the_next_record(runtime: Native, text: bytes) -> None:
+    board = MemoryPort(runtime)
+    record = opened(runtime, board)
+    assert runtime.lib.sl_record_mark(record) == 0  # there is nothing to mark
+    assert write(runtime, record, text) == 0
+    assert not opened(runtime, board).marked
+    assert runtime.lib.sl_record_mark(record) == runtime.lib.sl_record_mark(record) == 0
+    again = opened(runtime, board)
+    assert again.marked
+    assert content(runtime, again) == text
+    assert write(runtime, again, text) == 0
+    assert not opened(runtime, board).marked

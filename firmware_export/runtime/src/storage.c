@@ -4,7 +4,7 @@
 
 #include "bytes.h"
 
-enum { MAGIC = 0x314C5253, HEADER_BYTES = 16, UNIT_BYTES = 8, NONE = 2, PIECE_BYTES = 64 };
+enum { MAGIC = 0x314C5253, MARK = 0x4B52414D, HEADER_BYTES = 16, UNIT_BYTES = 8, NONE = 2, PIECE_BYTES = 64 };
 
 uint32_t sl_crc32(uint32_t crc, const uint8_t *bytes, uint32_t size)
 {
@@ -36,7 +36,7 @@ static sl_status check_area(const sl_port *port, uint32_t area, uint8_t *header)
         return SL_STORAGE_FAILED;
     }
     uint32_t size = sl_get_u32(header + 8);
-    if (sl_get_u32(header) != MAGIC || size > port->area_bytes - HEADER_BYTES) {
+    if (sl_get_u32(header) != MAGIC || size > port->area_bytes - HEADER_BYTES - UNIT_BYTES) {
         return SL_MALFORMED;
     }
     uint32_t crc = 0;
@@ -49,6 +49,20 @@ static sl_status check_area(const sl_port *port, uint32_t area, uint8_t *header)
         crc = sl_crc32(crc, piece, part);
     }
     return sl_crc32(crc, header, 12) == sl_get_u32(header + 12) ? SL_OK : SL_MALFORMED;
+}
+
+/* Where the mark lies, behind the content. */
+static uint32_t mark_place(uint32_t size)
+{
+    return HEADER_BYTES + (size + UNIT_BYTES - 1) / UNIT_BYTES * UNIT_BYTES;
+}
+
+static bool is_marked(const sl_record *record)
+{
+    uint8_t mark[UNIT_BYTES];
+    uint32_t area = record->first_area + record->newest;
+    return record->port->storage_read(record->port->context, area, mark_place(record->size), mark, UNIT_BYTES) == SL_OK &&
+           sl_get_u32(mark) == MARK && sl_get_u32(mark + 4) == MARK;
 }
 
 sl_status sl_record_open(sl_record *record, const sl_port *port, uint32_t first_area)
@@ -71,6 +85,7 @@ sl_status sl_record_open(sl_record *record, const sl_port *port, uint32_t first_
             record->size = sl_get_u32(header + 8);
         }
     }
+    record->marked = record->newest != NONE && is_marked(record);
     return SL_OK;
 }
 
@@ -98,7 +113,7 @@ sl_status sl_record_begin(sl_record *record)
 sl_status sl_record_append(sl_record *record, const uint8_t *bytes, uint32_t size)
 {
     const sl_port *port = record->port;
-    if (size > port->area_bytes - HEADER_BYTES - UNIT_BYTES - record->written) {
+    if (size > port->area_bytes - HEADER_BYTES - 2 * UNIT_BYTES - record->written) {
         return SL_TOO_LARGE;
     }
     record->crc = sl_crc32(record->crc, bytes, size);
@@ -139,5 +154,21 @@ sl_status sl_record_commit(sl_record *record)
     record->newest = next_area(record) - record->first_area;
     record->sequence += 1;
     record->size = size;
+    record->marked = false;
     return SL_OK;
+}
+
+sl_status sl_record_mark(sl_record *record)
+{
+    uint8_t mark[UNIT_BYTES];
+    sl_put_u32(mark, MARK);
+    sl_put_u32(mark + 4, MARK);
+    if (record->newest == NONE || record->marked) {
+        return SL_OK;
+    }
+    const sl_port *port = record->port;
+    uint32_t area = record->first_area + record->newest;
+    sl_status status = port->storage_write(port->context, area, mark_place(record->size), mark, UNIT_BYTES);
+    record->marked = status == SL_OK;
+    return status;
 }
