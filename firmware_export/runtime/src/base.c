@@ -24,6 +24,10 @@ const char *sl_status_name(sl_status status)
         "random_failed",
         "unexpected_topic",
         "out_of_order",
+        "not_authentic",
+        "unprotected",
+        "unknown_key",
+        "older_announcement",
     };
     const int32_t count = (int32_t)(sizeof names / sizeof names[0]);
     if (status > 0) {

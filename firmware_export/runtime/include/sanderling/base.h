@@ -29,7 +29,11 @@ enum sl_status {
     SL_NO_SPACE = -17,            /* what the caller gave to write into is too small */
     SL_RANDOM_FAILED = -18,
     SL_UNEXPECTED_TOPIC = -19,
-    SL_OUT_OF_ORDER = -20         /* a duplicate, or not the part that is next */
+    SL_OUT_OF_ORDER = -20,        /* a duplicate, or not the part that is next */
+    SL_NOT_AUTHENTIC = -21,       /* the seal or the signature does not fit */
+    SL_UNPROTECTED = -22,         /* plain where a sealed or signed message is asked for */
+    SL_UNKNOWN_KEY = -23,         /* sealed for another run, epoch, round or identity */
+    SL_OLDER_ANNOUNCEMENT = -24   /* signed, but before one that is known */
 };
 
 typedef int32_t sl_status;
