@@ -4,6 +4,8 @@
 
 #include "sanderling/base.h"
 #include "sanderling/cbor.h"
+#include "sanderling/compression.h"
+#include "sanderling/head.h"
 
 enum {
     SL_NAME_BYTES = 64,
@@ -42,19 +44,8 @@ typedef struct {
     uint8_t arithmetic;
     uint8_t evaluate_count;
     bool in_cohort;       /* this device is asked */
-    struct {
-        uint16_t epochs;
-        uint16_t batch_size;
-        uint32_t learning_rate_q16;
-        uint32_t proximal_mu_q16;
-    } training;
-    struct {
-        uint8_t mode;
-        uint32_t coordinates;
-        uint32_t mask_epoch;
-        uint32_t clipping_norm;
-        uint8_t scale_shift;
-    } update;
+    sl_training training;
+    sl_update_rule update;
     sl_model_reference model;
     sl_model_reference evaluate[8];
     char run[65];
