@@ -1,9 +1,9 @@
 #include "sanderling/codec.h"
 
-#include "sanderling/compression.h"
-
 enum {
     VERSION = 1,
+    MAX_DIMENSION = 1 << 20,
+    MAX_SCALE_SHIFT = 16,
     TRAVELS = 0x08,
     RAW = 7,           /* the value coding that is none; 0..6 are Rice parameters */
     QUOTIENT_CAP = 15, /* a run of this many ones is an escape */
@@ -299,8 +299,8 @@ static bool only_padding_follows(reader *in)
 
 static bool is_valid(const sl_quantized_update *update)
 {
-    if (update->dimension < 1 || update->dimension > SL_MAX_DIMENSION || update->count > update->dimension ||
-        update->scale_shift > SL_MAX_SCALE_SHIFT) {
+    if (update->dimension < 1 || update->dimension > MAX_DIMENSION || update->count > update->dimension ||
+        update->scale_shift > MAX_SCALE_SHIFT) {
         return false;
     }
     for (uint32_t i = 0; i < update->count; i++) {
@@ -339,7 +339,7 @@ sl_status sl_codec_decode(const uint8_t *bytes, uint32_t size, sl_quantized_upda
     reader in = {.bytes = bytes, .size = size};
     const bool travels = update->coordinates != NULL;
     const uint32_t most = update->count;
-    if (size < 3 || size > SL_MAX_DIMENSION + 64) {
+    if (size < 3 || size > MAX_DIMENSION + 64) {
         return SL_MALFORMED;
     }
     const uint32_t first = get(&in, 8);
@@ -349,7 +349,7 @@ sl_status sl_codec_decode(const uint8_t *bytes, uint32_t size, sl_quantized_upda
     update->scale_shift = (uint8_t)get(&in, 8);
     update->count = get_varint(&in);
     const uint32_t dimension = (first & TRAVELS) != 0 ? get_varint(&in) : update->dimension;
-    if (in.failed || update->scale_shift > SL_MAX_SCALE_SHIFT || ((first & TRAVELS) != 0) != travels ||
+    if (in.failed || update->scale_shift > MAX_SCALE_SHIFT || ((first & TRAVELS) != 0) != travels ||
         dimension != update->dimension || update->count > most || (!travels && update->count != most) ||
         update->count > dimension) {
         return SL_MALFORMED;

@@ -31,6 +31,16 @@ sl_scale sl_fixed(double real)
     return shift < -31 ? (sl_scale){0, 0} : (sl_scale){(int32_t)multiplier, shift};
 }
 
+bool sl_labels_below(const sl_examples *examples, uint32_t classes)
+{
+    for (uint32_t i = 0; i < examples->count; i++) {
+        if (examples->labels[i] >= classes) {
+            return false;
+        }
+    }
+    return true;
+}
+
 uint32_t sl_head_dimension(const sl_head *head)
 {
     return head->classes * (head->features + 1);
@@ -171,10 +181,8 @@ sl_status sl_head_train(const sl_head *head, const sl_training *training, sl_key
             return SL_MALFORMED;
         }
     }
-    for (uint32_t i = 0; i < count; i++) {
-        if (examples->labels[i] >= head->classes) {
-            return SL_BAD_SAMPLE;
-        }
+    if (!sl_labels_below(examples, head->classes)) {
+        return SL_BAD_SAMPLE;
     }
     memmove(theta, start, dimension * sizeof *theta);
     place(&state, batch, count, scratch);

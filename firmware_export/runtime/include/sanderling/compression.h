@@ -5,13 +5,9 @@
 #include "sanderling/base.h"
 #include "sanderling/random_bits.h"
 
-enum sl_update_mode { SL_MASK = 0, SL_TOP_K = 1 };
-
-enum { SL_MAX_DIMENSION = 1048576, SL_MAX_SCALE_SHIFT = 16 };
-
 /* What a round's updates are to be. */
 typedef struct {
-    uint8_t mode;           /* an sl_update_mode */
+    uint8_t mode;           /* 0 mask, 1 top-k */
     uint32_t coordinates;   /* how many travel */
     uint32_t mask_epoch;
     uint32_t clipping_norm; /* of the update, in theta's unit; 0 is no bound */

@@ -41,6 +41,8 @@ typedef struct {
 /* (multiplier, shift) of a factor in 0..2^31 - 1. */
 sl_scale sl_fixed(double real);
 
+bool sl_labels_below(const sl_examples *examples, uint32_t classes);
+
 uint32_t sl_head_dimension(const sl_head *head);
 
 /* Bytes of scratch memory, aligned to 4, that training and evaluating take. */
@@ -52,7 +54,7 @@ uint32_t sl_head_scratch_bytes(const sl_head *head, uint32_t batch_size, uint32_
 sl_status sl_head_train(const sl_head *head, const sl_training *training, sl_key key, const sl_examples *examples,
                         const int16_t *start, int16_t *theta, void *scratch);
 
-/* The lower class wins a tie. */
+/* Labels are classes; of equals the lower class wins. */
 void sl_head_evaluate(const sl_head *head, const int16_t *theta, const sl_examples *examples, void *scratch,
                       sl_evaluation *evaluation);
 
