@@ -28,6 +28,10 @@ COMMANDS = {
     "broker run": ("broker_run", "start the broker of a federation"),
     "coordinator run": ("coordinator_run", "run the rounds of a federation"),
     "edge run": ("edge_run", "run a device's agent"),
+    "gateway serial": (
+        "gateway_serial",
+        "connect boards on serial lines to the broker",
+    ),
     "replay": ("replay", "compute a run's final model again from its ledger"),
     "fit": ("fit", "whether a model fits a microcontroller board, before anything is flashed"),
     "model list": ("model_list", "list the zoo's models"),

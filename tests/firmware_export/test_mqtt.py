@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sanderling.broker.mosquitto import Mosquitto, find_mosquitto
+from sanderling.broker.mosquitto import find_mosquitto
+from sanderling.broker.run import Broker, start_broker
 from sanderling.models.native import Native
 from tests.firmware_export.mqtt_client import (
     CONNECTED,
@@ -457,7 +458,7 @@ class Live:
         self.client.events.clear()
 
 
-def start(runtime: Native, broker: Mosquitto, client_id: str, **settings: object) -> Live:
+def start(runtime: Native, broker: Broker, client_id: str, **settings: object) -> Live:
     live = Live(Client(runtime, client_id=client_id, **settings), broker.port)
     live.ready()
     return live
@@ -465,11 +466,11 @@ def start(runtime: Native, broker: Mosquitto, client_id: str, **settings: object
 
 @pytest.fixture(scope="module")
 def mosquitto():
-    with Mosquitto() as broker:
+    with start_broker("mosquitto") as broker:
         yield broker
 
 
-def reader(runtime: Native, broker: Mosquitto, client_id: str, topic: str) -> Live:
+def reader(runtime: Native, broker: Broker, client_id: str, topic: str) -> Live:
     live = start(runtime, broker, client_id)
     live.client.subscribe(topic, live.now())
     live.wait_for(SUBSCRIBED)
@@ -485,9 +486,7 @@ class TestWithMosquitto:
         while Live.OPEN:
             Live.OPEN.pop().close()
 
-    def test_a_large_message_goes_through_small_buffers_both_ways(
-        self, runtime: Native, mosquitto: Mosquitto
-    ):
+    def test_a_large_message_goes_through_small_buffers_both_ways(self, runtime: Native, mosquitto: Broker):
         payload = bytes(i * 7 % 256 for i in range(300_000))
         one, two = (
             start(runtime, mosquitto, "large-1"),
@@ -499,7 +498,7 @@ class TestWithMosquitto:
         assert max(len(event.payload) for event in two.client.events) <= 512
 
     def test_the_will_of_a_lost_client_is_retained_and_a_goodbye_leaves_none(
-        self, runtime: Native, mosquitto: Mosquitto
+        self, runtime: Native, mosquitto: Broker
     ):
         for leaves in ("lost", "polite"):
             gone = start(runtime, mosquitto, leaves, will=(f"will/{leaves}", b"offline"))
@@ -514,7 +513,7 @@ class TestWithMosquitto:
         assert all(event.retained for event in watcher.client.events if event.kind == RECEIVED)
 
     def test_what_was_not_acknowledged_comes_again_and_the_session_keeps_the_subscription(
-        self, runtime: Native, mosquitto: Mosquitto
+        self, runtime: Native, mosquitto: Broker
     ):
         live = reader(runtime, mosquitto, "keeper", "kept/topic")
         live.stores = False
@@ -535,13 +534,13 @@ class TestWithMosquitto:
         assert third.client.messages() == []
 
     def test_a_restarted_broker_gets_the_report_that_it_did_not_acknowledge(self, runtime: Native, tmp_path):
-        with Mosquitto(data_dir=tmp_path) as broker:
+        with start_broker("mosquitto", data_dir=tmp_path) as broker:
             port = broker.port
             live = reader(runtime, broker, "phoenix", "down/stream")
             live.client.publish("up/stream", b"report", retain=True)
             live.socket.sendall(live.client.output(live.now()))  # its answer is never read
         live.drop()
-        with Mosquitto(port=port, data_dir=tmp_path) as broker:
+        with start_broker("mosquitto", port=port, data_dir=tmp_path) as broker:
             again = Live(live.client, port)
             assert again.ready().session_present
             again.wait_for(DELIVERED)
@@ -552,7 +551,7 @@ class TestWithMosquitto:
             again.until(lambda: again.client.messages())
             assert again.client.messages() == [("down/stream", b"still subscribed")]
 
-    def test_keep_alive_holds_an_idle_connection(self, runtime: Native, mosquitto: Mosquitto):
+    def test_keep_alive_holds_an_idle_connection(self, runtime: Native, mosquitto: Broker):
         live = start(runtime, mosquitto, "idle", keep_alive_s=1)
         end = time.monotonic() + 3
         while time.monotonic() < end:  # mosquitto gives up after 1.5 s of silence
