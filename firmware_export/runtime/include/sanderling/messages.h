@@ -6,6 +6,8 @@
 #include "sanderling/cbor.h"
 #include "sanderling/compression.h"
 #include "sanderling/head.h"
+#include "sanderling/compression.h"
+#include "sanderling/head.h"
 
 enum {
     SL_NAME_BYTES = 64,
