@@ -150,7 +150,9 @@ class UnprotectedError(ProtocolError):
     reason = "unprotected"
 
     def __init__(self, subject: str) -> None:
-        super().__init__(f"{subject}: neither sealed nor signed; enrol the device, or drop what stands between")
+        super().__init__(
+            f"{subject}: neither sealed nor signed; enrol the device, or drop what stands between"
+        )
         self.subject = subject
 
 

@@ -14,15 +14,19 @@ from sanderling.broker import announcements, sealing
 from sanderling.broker.counters import MAX_COUNTER, ReplayWindow
 from sanderling.broker.keys import epoch_key
 from sanderling.broker.sealing import Kind, Subject
+from sanderling.firmware_export import counting, toolchain
+from sanderling.firmware_export.targets import EMULATED
 from sanderling.models.errors import ProtocolError
 from sanderling.models.native import Native
 from tests.broker.sealed import COORDINATOR, DEVICE, KEY, SIGNER, SUBJECT
 from tests.broker.strategies import hashes, names, u32
 from tests.firmware_export.memory_port import MemoryPort
+from tests.firmware_export.tools import need
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "sealing.json").read_text())
 OK, MALFORMED, STORAGE_FAILED, NO_SPACE = 0, -1, -12, -17
 HEAD_BYTES = announcements.OVERHEAD_BYTES
+APPLICATION = Path(__file__).parent / "apps" / "seal"
 of = bytes.fromhex
 
 
@@ -476,3 +480,50 @@ def test_a_plan_whose_sequence_cannot_be_stored_is_not_acted_on(runtime: Native)
     board = Board(runtime, MemoryPort(runtime, memory.contents, changes_left=0))
     assert board.hear(announced(5)) == STORAGE_FAILED
     assert board.sealing.newest == 0
+
+
+# --- on the core itself ---
+
+
+@pytest.mark.qemu
+def test_a_cortex_m4_makes_the_same_bytes_at_a_known_cost(tmp_path: Path) -> None:
+    need("arm-none-eabi-gcc", "qemu-system-arm", "cmake", "ninja")
+    (board,) = (each for each in EMULATED if each.name == "mps2-an386")
+    tables = tmp_path / "vectors"
+    tables.mkdir()
+    (tables / "seal_vectors.h").write_text(c_vectors())
+    programs = toolchain.build(board, tmp_path / "build", networks=[tables], applications=[APPLICATION])
+    run, counts = counting.count(programs["seal-vectors"], board)
+    assert run.status == 0, "1 the pair's key, 2 the seal, 3 the plan differs; 4 stack"
+    pair, _, seals, _, verifies = counts
+    assert pair < 2_800_000  # instructions; 2,536,000 when this was written
+    assert seals < 38_000  # 206 bytes, the epoch's key with it; 33,700
+    assert verifies < 2_200_000  # a plan of 700 bytes; 1,989,000
+
+
+def c_vectors() -> str:
+    key, sealed = VECTORS["keys"][0], VECTORS["sealed"][1]
+    plan = announcements.sign(
+        bytes(700), SIGNER, federation="watch", kind=announcements.Kind.PLAN, sequence=9
+    )
+    arrays = {
+        "device_secret": of(key["device_secret"]),
+        "coordinator": of(key["coordinator_public"]),
+        "pair_key": of(key["pair_key"]),
+        "model_hash": of(sealed["model_hash"]),
+        "message": of(sealed["message"]),
+        "sealed": of(sealed["data"]),
+        "signer": SIGNER.public_key().public_bytes_raw(),
+        "plan": plan,
+    }
+    numbers = {
+        "SEALED_ROUND": sealed["round"],
+        "SEALED_EPOCH": key["epoch"],
+        "SEALED_COUNTER": sealed["counter"],
+        "PLAN_SEQUENCE": 9,
+    }
+    lines = [f"enum {{ {', '.join(f'{name} = {value}' for name, value in numbers.items())} }};"]
+    lines += [
+        f"static const uint8_t {name}[] = {{{', '.join(map(str, data))}}};" for name, data in arrays.items()
+    ]
+    return "\n".join(lines) + "\n"
