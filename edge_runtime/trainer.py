@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sanderling.broker import codec
 from sanderling.broker.messages import RoundPlan, UpdateMessage, UpdatePlan
-from sanderling.models.compression import clip, feed_back_error, quantize, shared_mask, squared_norm, top_k
+from sanderling.models import compression
+from sanderling.models.compression import feed_back_error, shared_mask, squared_norm, top_k
 from sanderling.models.random_bits import Key, derive_key
 from sanderling.models.tail import DenseHead
 from sanderling.models.training import LocalTraining, evaluate_head, train_head
@@ -100,25 +101,13 @@ def compress(plan: RoundPlan, device_id: str, wanted: Int32Vector) -> QuantizedU
         coordinates = shared_mask(plan.federation, update.mask_epoch, wanted.size, update.coordinates)
     else:
         coordinates = top_k(wanted, update.coordinates)
-    restricted = np.zeros_like(wanted)
-    restricted[coordinates] = wanted[coordinates]
-    clipped = clip(restricted, update.clipping_norm)
-    sent = quantize(clipped, coordinates, update.scale_shift, _key("quantize", plan, device_id))
-    return _shrink(sent, update.clipping_norm)
+    key = _key("quantize", plan, device_id)
+    return compression.compress(wanted, coordinates, update.clipping_norm, update.scale_shift, key)
 
 
 def milli(value: float) -> int:
     """Thousandths, for a message."""
     return min(round(1000 * value), (1 << 32) - 1)
-
-
-def _shrink(sent: QuantizedUpdate, clipping_norm: int) -> QuantizedUpdate:
-    """Rounding up at random may lift the norm over the bound again: the values toward zero until it holds."""
-    steps = clipping_norm >> sent.scale_shift
-    if clipping_norm == 0:
-        return sent
-    values = clip(sent.values.astype(np.int32), steps) if steps else np.zeros_like(sent.values)
-    return replace(sent, values=values.astype(np.int8))
 
 
 def _with_residual(delta: Int32Vector, update: UpdatePlan, residual: Residual | None) -> Int32Vector:

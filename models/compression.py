@@ -7,6 +7,7 @@ unbiased stochastic quantisation QSGD (arXiv 1610.02132). docs/arithmetic.md spe
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -68,6 +69,24 @@ def quantize(vector: Int32Vector, coordinates: Int32Vector, scale_shift: int, ke
     return QuantizedUpdate(
         dimension=vector.size, coordinates=coordinates, values=values, scale_shift=scale_shift
     )
+
+
+def compress(
+    wanted: Int32Vector, coordinates: Int32Vector, clipping_norm: int, scale_shift: int, key: Key
+) -> QuantizedUpdate:
+    """What of the change `wanted` (d,) travels: at `coordinates`, its dequantised norm at most `clipping_norm`; 0 is none.
+
+    docs/arithmetic.md, "From training to update", steps 2 to 5.
+    """
+    restricted = np.zeros_like(wanted)
+    restricted[coordinates] = wanted[coordinates]
+    sent = quantize(clip(restricted, clipping_norm), coordinates, scale_shift, key)
+    if clipping_norm == 0:
+        return sent
+    # Rounding up at random may have lifted the norm over the bound again.
+    steps = clipping_norm >> scale_shift
+    values = clip(sent.values.astype(np.int32), steps) if steps else np.zeros_like(sent.values)
+    return replace(sent, values=values.astype(np.int8))
 
 
 def dequantize(update: QuantizedUpdate) -> Int32Vector:

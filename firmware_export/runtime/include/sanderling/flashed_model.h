@@ -1,6 +1,6 @@
-/* A flashed model: its network's tables, and what a node needs to know of them. Generated. */
-#ifndef SANDERLING_MODEL_H
-#define SANDERLING_MODEL_H
+/* A flashed model: its network's tables, and what a node needs to know of them. Generated (firmware_export/flashed.py). */
+#ifndef SANDERLING_FLASHED_MODEL_H
+#define SANDERLING_FLASHED_MODEL_H
 
 #include "sanderling/base.h"
 #include "sanderling/head.h"
@@ -15,6 +15,6 @@ typedef struct {
     const sl_preprocessing *preprocessing;
     const sl_head *head;
     const uint8_t *golden;        /* 32 bytes: what sl_self_test has to give */
-} sl_model;
+} sl_flashed_model;
 
 #endif

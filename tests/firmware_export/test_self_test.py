@@ -1,0 +1,32 @@
+"""The self-test's hash is the reference's, and a board that computes otherwise is found out."""
+
+import pytest
+
+from sanderling.models import zoo
+from sanderling.models.native import Native
+from tests.firmware_export.flashed import Flashed
+
+OK, NO_SPACE, ARITHMETIC_DIFFERS = 0, -17, -16
+
+
+@pytest.mark.parametrize("name", ["watch-cnn", "tiny-mlp", "fashion-ds-cnn"])
+def test_the_hash_is_that_of_the_reference(runtime: Native, name: str) -> None:
+    assert Flashed(runtime, zoo.package(name)).self_test() == OK
+
+
+def test_other_bytes_are_found_out(runtime: Native) -> None:
+    flashed = Flashed(runtime, zoo.package("watch-cnn"))
+    golden = bytearray(runtime.ffi.buffer(flashed.model.golden, 32))
+    golden[31] ^= 1
+    other = runtime.ffi.from_buffer("uint8_t[]", golden)
+    flashed.model.golden = other
+    assert flashed.self_test() == ARITHMETIC_DIFFERS
+
+
+def test_too_little_memory_is_no_difference(runtime: Native) -> None:
+    flashed = Flashed(runtime, zoo.package("watch-cnn"))
+    flashed.scratch_bytes = runtime.lib.sl_self_test_scratch_bytes(flashed.model) - 1
+    status = runtime.lib.sl_self_test(
+        flashed.model, flashed.arena, flashed.start, flashed.scratch, flashed.scratch_bytes
+    )
+    assert status == NO_SPACE
