@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 
 from sanderling.broker.messages import CHUNK_CHECK_BYTES, MAX_CHUNK_BYTES, MAX_CHUNKS, ModelBody, ModelChunk
+from sanderling.broker.topics import Topics
 from sanderling.models.updates import GlobalModel
 
 MIN_CHUNK_BYTES = 256
@@ -33,6 +34,14 @@ def cut(model: GlobalModel, size: int) -> tuple[ModelChunk, ...]:
         ModelChunk(index=i, count=count, piece=piece, check=check(model.model_hash, i, count, piece))
         for i, piece in enumerate(pieces)
     )
+
+
+def retained(topics: Topics, model: GlobalModel, size: int | None) -> dict[str, bytes]:
+    """The retained messages, by topic, that carry a model: its body, or with a `size` its chunks."""
+    if size is None:
+        return {topics.model(model.model_hash): ModelBody.of(model).encode()}
+    chunks = cut(model, size)
+    return {topics.chunk(model.model_hash, size, chunk.index): chunk.encode() for chunk in chunks}
 
 
 def check(model_hash: bytes, index: int, count: int, piece: bytes) -> bytes:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from sanderling.broker.chunks import chunk_size
 from sanderling.broker.messages import (
     EvaluationMessage,
     ModelBody,
@@ -87,6 +88,7 @@ class CoordinatorState:
     final: GlobalModel | None = None  # set once finished
     finished_at: float = 0.0
     devices: Mapping[str, StatusMessage] = field(default_factory=dict)
+    chunk_sizes: frozenset[int] = frozenset()  # in which devices fetch models; only ever more
     evaluations: Mapping[str, EvaluationMessage] = field(default_factory=dict)
     done: bool = False
 
@@ -160,10 +162,19 @@ class RecordEvaluation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Announce:
-    """Publish the plan, and the model bodies it names where they are not published yet."""
+    """Publish the plan, and before it the models it names, as Carry does; models of before are cleared."""
 
     plan: RoundPlan
     models: tuple[GlobalModel, ...]
+    chunk_sizes: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Carry:
+    """Publish models, as a body and in chunks of these sizes, where they are not published yet."""
+
+    models: tuple[GlobalModel, ...]
+    chunk_sizes: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +184,7 @@ class Finish:
     model: GlobalModel
 
 
-Effect = RecordOpened | RecordReport | RecordClosed | RecordEvaluation | Announce | Finish
+Effect = RecordOpened | RecordReport | RecordClosed | RecordEvaluation | Announce | Carry | Finish
 Step = tuple[CoordinatorState, tuple[Effect, ...]]
 
 # ---------------------------------------------------------------------------------------------- transitions
@@ -197,7 +208,7 @@ def step(settings: CoordinatorSettings, state: CoordinatorState, event: Event, n
     effects: tuple[Effect, ...] = ()
     match event:
         case DeviceStatus(device_id=device_id, status=status):
-            state = replace(state, devices={**state.devices, device_id: status})
+            state, effects = _take_status(state, device_id, status)
         case ReportArrived(report=report):
             assert state.open is not None
             reports = {**state.open.reports, report.device_id: report}
@@ -210,6 +221,20 @@ def step(settings: CoordinatorSettings, state: CoordinatorState, event: Event, n
             pass
     state, more = _advance(settings, state, now)
     return state, effects + more
+
+
+def _take_status(state: CoordinatorState, device_id: str, status: StatusMessage) -> Step:
+    """A device with a smaller memory than any before needs the models in chunks of its size."""
+    size = chunk_size(status.receive_buffer_bytes)
+    sizes = state.chunk_sizes | ({size} if size is not None else set())
+    more = sizes != state.chunk_sizes
+    state = replace(state, devices={**state.devices, device_id: status}, chunk_sizes=sizes)
+    return state, (Carry(models=models_in_use(state), chunk_sizes=sizes),) if more else ()
+
+
+def announcement(settings: CoordinatorSettings, state: CoordinatorState) -> Announce:
+    """What stands on the broker for `state`."""
+    return Announce(plan=plan_of(settings, state), models=models_in_use(state), chunk_sizes=state.chunk_sizes)
 
 
 def plan_of(settings: CoordinatorSettings, state: CoordinatorState) -> RoundPlan:
@@ -338,7 +363,7 @@ def _advance(settings: CoordinatorSettings, state: CoordinatorState, now: float)
     if state.open is None and state.final is None:
         if is_last(settings, state):
             state = replace(state, final=final_model(settings, state), finished_at=now)
-            effects.append(Announce(plan=plan_of(settings, state), models=models_in_use(state)))
+            effects.append(announcement(settings, state))
         elif cohort := _next_cohort(settings, state):
             deadline = None if settings.rounds.mode == "lockstep" else now + settings.rounds.deadline_s
             opened = OpenRound(
@@ -347,10 +372,10 @@ def _advance(settings: CoordinatorSettings, state: CoordinatorState, now: float)
             state = replace(state, open=opened)
             effects += [
                 RecordOpened(round=opened),
-                Announce(plan=plan_of(settings, state), models=models_in_use(state)),
+                announcement(settings, state),
             ]
         elif effects:  # a round closed, and too few devices are left for the next
-            effects.append(Announce(plan=plan_of(settings, state), models=models_in_use(state)))
+            effects.append(announcement(settings, state))
     if (final := state.final) is not None and not state.done and _evaluation_is_due(settings, state, now):
         state = replace(state, done=True)
         effects.append(Finish(model=final))

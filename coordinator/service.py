@@ -10,14 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from sanderling.broker.chunks import retained
 from sanderling.broker.link import Connected, Disconnected, Incoming, Link, LinkSettings
-from sanderling.broker.messages import ModelBody
 from sanderling.broker.topics import Topics
 from sanderling.coordinator.door import admit
 from sanderling.coordinator.ledger import Ledger, Run, summary
 from sanderling.coordinator.replay import resume
 from sanderling.coordinator.rounds import (
     Announce,
+    Carry,
     CoordinatorState,
     DeviceStatus,
     Effect,
@@ -28,9 +29,8 @@ from sanderling.coordinator.rounds import (
     RecordReport,
     RoundRecord,
     Tick,
-    models_in_use,
+    announcement,
     new_state,
-    plan_of,
     step,
 )
 from sanderling.coordinator.settings import CoordinatorSettings
@@ -40,6 +40,7 @@ from sanderling.models.updates import GlobalModel
 
 Log = Callable[[str], None]
 POLL_S = 0.5  # how often deadlines are looked at while nothing arrives
+MAX_QUEUED_MESSAGES = 20_000  # a plan's models in chunks of every size, and those of the plan before cleared
 REFUSALS_TOLD = 3  # of each kind between two rounds; the others are only counted
 
 
@@ -86,7 +87,7 @@ class Coordinator:
         self._ledger = Ledger(service.directory)
         self._topics = Topics(settings.federation)
         self._network, self._state = self._begin_or_resume(start)
-        self._published: set[bytes] = set()
+        self._published: dict[tuple[bytes, int | None], tuple[str, ...]] = {}  # (model, chunk size): topics
         self._refused: Counter[str] = Counter()  # since they were last stored
         self._link = Link(
             LinkSettings(
@@ -95,6 +96,7 @@ class Coordinator:
                 client_id=f"{settings.federation}-coordinator",
                 keepalive_s=service.keepalive_s,
                 max_packet_bytes=service.max_packet_bytes,
+                max_queued_messages=MAX_QUEUED_MESSAGES,
             )
         )
 
@@ -196,8 +198,10 @@ class Coordinator:
                 self._tell(record)
             case RecordEvaluation(device_id=device_id, message=message):
                 self._ledger.add_evaluation(device_id, message)
-            case Announce(plan=plan, models=models):
-                self._publish(plan.encode(), models)
+            case Announce():
+                self._announce(effect)
+            case Carry(models=models, chunk_sizes=sizes):
+                self._carry(models, sizes)
             case Finish(model=model):
                 self._ledger.finish(time.time(), model)
 
@@ -211,19 +215,25 @@ class Coordinator:
         self._published.clear()
         topic = self._topics.network(self._state.model.backbone_hash)
         self._link.publish(topic, self._network, qos=1, retain=True)
-        self._publish(plan_of(self._settings, self._state).encode(), models_in_use(self._state))
+        self._announce(announcement(self._settings, self._state))
 
-    def _publish(self, plan: bytes, models: tuple[GlobalModel, ...]) -> None:
-        """Bodies first, so that who reads the plan finds them; then bodies nobody needs any more are cleared."""
+    def _announce(self, announce: Announce) -> None:
+        """Models first, so that who reads the plan finds them; then models nobody needs any more are cleared."""
+        self._carry(announce.models, announce.chunk_sizes)
+        self._link.publish(self._topics.plan, announce.plan.encode(), qos=1, retain=True)
+        needed = {model.model_hash for model in announce.models}
+        for key in [key for key in self._published if key[0] not in needed]:
+            for topic in self._published.pop(key):
+                self._link.publish(topic, b"", qos=1, retain=True)
+
+    def _carry(self, models: tuple[GlobalModel, ...], chunk_sizes: frozenset[int]) -> None:
         for model in models:
-            if model.model_hash not in self._published:
-                body = ModelBody.of(model).encode()
-                self._link.publish(self._topics.model(model.model_hash), body, qos=1, retain=True)
-                self._published.add(model.model_hash)
-        self._link.publish(self._topics.plan, plan, qos=1, retain=True)
-        for model_hash in self._published - {model.model_hash for model in models}:
-            self._link.publish(self._topics.model(model_hash), b"", qos=1, retain=True)
-            self._published.discard(model_hash)
+            for size in (None, *sorted(chunk_sizes)):
+                if (model.model_hash, size) not in self._published:
+                    messages = retained(self._topics, model, size)
+                    for topic, payload in messages.items():
+                        self._link.publish(topic, payload, qos=1, retain=True)
+                    self._published[model.model_hash, size] = tuple(messages)
 
     def _tell(self, record: RoundRecord) -> None:
         count, asked = len(record.participants), len(record.asked)

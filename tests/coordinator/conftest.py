@@ -94,9 +94,9 @@ class Lab:
         self.state, effects = step(self.settings, self.state, event, self.now)
         self.effects += effects
 
-    def announce(self, *devices: str, state: str = "online") -> None:
+    def announce(self, *devices: str, state: str = "online", receive_buffer_bytes: int | None = None) -> None:
         for device in devices:
-            self.take(DeviceStatus(device_id=device, status=status(state)))
+            self.take(DeviceStatus(device_id=device, status=status(state, receive_buffer_bytes)))
 
     def tick(self, seconds: float = 0.0) -> None:
         self.now += seconds

@@ -1,6 +1,6 @@
 import pytest
 
-from sanderling.coordinator.rounds import Announce, Finish, RecordClosed, RecordOpened, RecordReport
+from sanderling.coordinator.rounds import Announce, Carry, Finish, RecordClosed, RecordOpened, RecordReport
 
 
 def closed(lab):
@@ -171,3 +171,28 @@ def test_the_order_of_reports_does_not_reach_the_model(lab, order: tuple[str, ..
         lab.report(device, value=ord(device) % 5, num_examples=ord(device) % 7 + 1)
     # weights 7, 1, 2; values 2, 3, 4: 25 / 10
     assert lab.state.server.theta_q16.tolist() == [round((index + 2.5) * 65536) for index in range(6)]
+
+
+def test_models_are_carried_in_chunks_as_soon_as_a_small_device_is_there(lab) -> None:
+    lab = lab()
+    lab.announce("a", "b")
+    assert lab.of(Announce)[-1].chunk_sizes == frozenset() and lab.of(Carry) == []
+    lab.announce("c", receive_buffer_bytes=1500)
+    lab.announce("d", receive_buffer_bytes=255)  # too small for any chunk
+    lab.announce("c", state="offline", receive_buffer_bytes=1500)
+    assert [(effect.chunk_sizes, [m.version for m in effect.models]) for effect in lab.of(Carry)] == [
+        ({1024}, [0])
+    ]
+    lab.announce("e", receive_buffer_bytes=256)
+    assert lab.of(Carry)[-1].chunk_sizes == {256, 1024}
+    lab.report("a", "b")
+    lab.tick(10)
+    assert lab.of(Announce)[-1].chunk_sizes == {256, 1024}
+
+
+def test_a_plan_waits_for_no_chunks(lab) -> None:
+    lab = lab()
+    lab.announce("a", receive_buffer_bytes=512)
+    lab.announce("b")
+    assert [type(effect) for effect in lab.effects] == [Carry, RecordOpened, Announce]
+    assert lab.of(Announce)[-1].chunk_sizes == {512}
