@@ -12,7 +12,7 @@ from typing import Literal
 from sanderling.models.errors import UsageError
 
 Core = Literal[
-    "Cortex-M0+", "Cortex-M3", "Cortex-M4F", "Cortex-M7", "Cortex-M33", "Xtensa LX7"
+    "Cortex-M0+", "Cortex-M3", "Cortex-M4F", "Cortex-M7", "Cortex-M33", "Cortex-M55", "Xtensa LX7"
 ]  # the one the firmware runs on, where there are several
 
 

@@ -135,8 +135,8 @@ def render(report: FitReport) -> str:
     """The report as text."""
     board = report.board
     lines = [
-        f"{report.network} on {board.name}: {board.microcontroller}, {board.core}, {board.clock_hz // 10**6} MHz "
-        f"({board.source}{'; ' + board.note if board.note else ''})"
+        f"{report.network} on {board.name}: {board.microcontroller}, {board.core}"
+        f"{f', {board.clock_hz // 10**6} MHz' if board.clock_hz else ''} ({board.source}{'; ' + board.note if board.note else ''})"
     ]
     for memory in (report.flash, report.sram):
         lines += ["", memory.kind]

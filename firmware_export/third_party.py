@@ -45,6 +45,15 @@ MONOCYPHER = SourcePackage(
     files=("monocypher.c", "monocypher.h"),
 )
 
+CMSIS_NN = SourcePackage(
+    name="bakenn",
+    version="1.0.0",
+    kind="wheel",
+    sha256="b8251e71a8fc39252df0d308fe9a5837bd86f7a31f1596a7dd4a319196f30e56",
+    license="Apache-2.0",
+    files=("vendor/cmsis_*/Include/*.h", "vendor/cmsis_nn/Source/*/*.c", "vendor/cmsis_*/LICENSE.txt"),
+)  # CMSIS-NN 4.0.0 and two headers of CMSIS-Core 5.9.0, in bakenn/backend/cmsis_nn/vendor
+
 
 def source(package: SourcePackage) -> Path:
     """The folder with the package's files, fetched at the first call. MissingError says what stood in the way."""

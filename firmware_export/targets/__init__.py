@@ -34,6 +34,13 @@ class Target:
     def toolchain_file(self) -> Path | None:
         return FOLDER / "cmake" / f"{self.core}.cmake" if self.core else None
 
+    @property
+    def port_folder(self) -> str:
+        """The folder of boards/ that holds its port, or the template of one."""
+        if self.emulated_memory is not None:
+            return "qemu"
+        return self.name if self.has_port else "template"
+
 
 def target(name: str) -> Target:
     """The target of that name; UsageError names those there are."""
@@ -85,7 +92,7 @@ TARGETS = {
         Target(
             name="mps3-an547",
             core="cortex-m55",
-            sram_bytes=2048 * _KB,
+            sram_bytes=4096 * _KB,
             flash_bytes=512 * _KB,
             emulated_memory="2G",
         ),

@@ -34,6 +34,8 @@ COMMANDS = {
     ),
     "replay": ("replay", "compute a run's final model again from its ledger"),
     "fit": ("fit", "whether a model fits a microcontroller board, before anything is flashed"),
+    "export firmware": ("export_firmware", "write a folder of firmware for a microcontroller that trains"),
+    "hil node": ("hil_node", "run a microcontroller's node on the bench, in QEMU, in a federation"),
     "model list": ("model_list", "list the zoo's models"),
     "model tail": ("model_tail", "rank what to train on a device under a memory budget"),
     "model build": ("model_build", "build a model of the zoo from its data"),
