@@ -58,7 +58,15 @@ class PlainListener:
     port: int
 
 
-Listener = TlsListener | PlainListener
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SocketListener:
+    """A listener in the file system, for whom its folder lets in; a client has the user name that it claims."""
+
+    path: Path
+    rules: str
+
+
+Listener = TlsListener | PlainListener | SocketListener
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,10 +75,10 @@ class MosquittoConfig:
 
     listeners: Sequence[Listener]
     data_dir: Path
-    closing_socket: Path | None = None  # see Mosquitto.close_connections
     max_queued_messages: int = 10_000  # a session; beyond it mosquitto drops without a word
     max_inflight_messages: int = 100
     max_packet_bytes: int = MAX_PACKET_BYTES
+    session_expiry: str = "14d"  # of a client that does not come back
     autosave_s: int = 30  # what a kill of the broker may lose; a stop loses nothing
 
     def text(self) -> str:
@@ -79,10 +87,10 @@ class MosquittoConfig:
             [
                 "per_listener_settings true",
                 *(line for number, one in enumerate(self.listeners) for line in self._listener(number, one)),
-                *self._closing(),
                 f"max_queued_messages {self.max_queued_messages}",
                 f"max_inflight_messages {self.max_inflight_messages}",
                 f"max_packet_size {self.max_packet_bytes}",
+                f"persistent_client_expiration {self.session_expiry}",
                 "persistence true",
                 f"persistence_location {self.data_dir}/",
                 f"autosave_interval {self.autosave_s}",
@@ -100,21 +108,24 @@ class MosquittoConfig:
         return {
             self.rules_path(number): one.rules
             for number, one in enumerate(self.listeners)
-            if isinstance(one, TlsListener)
+            if not isinstance(one, PlainListener)
         }
 
     def rules_path(self, number: int) -> Path:
         return self.data_dir / f"listener-{number}.acl"
 
     def _listener(self, number: int, listener: Listener) -> list[str]:
-        lines = [f"listener {listener.port} {listener.host}"]
+        rules = f"acl_file {self.rules_path(number)}"
+        if isinstance(listener, SocketListener):
+            return [f"listener 0 {listener.path}", "allow_anonymous true", rules]
         if isinstance(listener, PlainListener):
-            return [*lines, "allow_anonymous true"]
-        lines += [
+            return [f"listener {listener.port} {listener.host}", "allow_anonymous true"]
+        lines = [
+            f"listener {listener.port} {listener.host}",
             f"certfile {listener.certificate}",
             f"keyfile {listener.key}",
             "tls_version tlsv1.2",  # at least
-            f"acl_file {self.rules_path(number)}",
+            rules,
             f"max_connections {listener.max_connections}",
         ]
         if listener.authority is None:
@@ -128,13 +139,6 @@ class MosquittoConfig:
         ]
         return lines if listener.revoked is None else [*lines, f"crlfile {listener.revoked}"]
 
-    def _closing(self) -> list[str]:
-        """With the rules of the first listener: what is queued for the client goes on to be."""
-        if self.closing_socket is None:
-            return []
-        rules = self.rules_path(0)
-        return [f"listener 0 {self.closing_socket}", "allow_anonymous true", f"acl_file {rules}"]
-
 
 def find_mosquitto() -> str | None:
     """The path of the mosquitto executable, which Debian keeps out of a user's PATH."""
@@ -146,14 +150,15 @@ class Mosquitto:
 
     Raises MissingError when it is not installed, SanderlingError with its log when it does not come up. With
     `data_dir` None its state lives in a temporary folder that goes with it. Port 0 takes a free one.
-    `host` and `port` are those of the first of `listeners`.
+    `host` and `port` are those of the `first` listener.
     """
 
     kind: ClassVar[str] = "mosquitto"
 
     def __init__(
         self,
-        *listeners: Listener,
+        first: TlsListener | PlainListener,
+        *others: Listener,
         data_dir: Path | None = None,
         max_packet_bytes: int = MAX_PACKET_BYTES,
     ) -> None:
@@ -162,13 +167,13 @@ class Mosquitto:
             raise MissingError(
                 "mosquitto is not installed: `apt install mosquitto`, or use the embedded broker"
             )
-        first, *self._others = listeners
+        self._first, self._others = first, others
         self.host = first.host
         self._max_packet_bytes = max_packet_bytes
         self._temporary = tempfile.TemporaryDirectory(prefix="mosquitto-")  # mode 0700, a short path
         self._folder = Path(self._temporary.name if data_dir is None else data_dir).resolve()
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._revoked = revoked_by(listeners)
+        self._revoked = revoked_by([first, *others])
         try:
             self._start(executable, first)
         except BaseException:
@@ -236,7 +241,13 @@ class Mosquitto:
     def _closing_socket(self) -> Path:
         return Path(self._temporary.name) / "closing.sock"
 
-    def _start(self, executable: str, first: Listener) -> None:
+    def _closing_listener(self) -> list[SocketListener]:
+        """With the rules of the first listener: what is queued for the client goes on to be."""
+        if isinstance(self._first, PlainListener):
+            return []
+        return [SocketListener(path=self._closing_socket, rules=self._first.rules)]
+
+    def _start(self, executable: str, first: TlsListener | PlainListener) -> None:
         # Another program may take a port between our finding it free and mosquitto's binding it.
         for _ in range(1 if first.port else _PORT_ATTEMPTS):
             self.port = first.port or free_port(self.host)
@@ -249,9 +260,8 @@ class Mosquitto:
 
     def _came_up(self, executable: str) -> bool:
         config = MosquittoConfig(
-            listeners=[self._first, *self._others],
+            listeners=[self._first, *self._others, *self._closing_listener()],
             data_dir=self._folder,
-            closing_socket=self._closing_socket if isinstance(self._first, TlsListener) else None,
             max_packet_bytes=self._max_packet_bytes,
         )
         path = self._folder / "mosquitto.conf"

@@ -70,7 +70,7 @@ class TlsPin:
 class LinkSettings:
     """`will` (topic, payload) is published by the broker, retained, when the link is lost without a goodbye."""
 
-    host: str
+    host: str  # or the path of a socket in the file system
     port: int
     client_id: str
     will: tuple[str, bytes] | None = None
@@ -97,6 +97,7 @@ class MqttClient(mqtt.Client):
             client_id=settings.client_id,
             clean_session=None if protocol is MQTT_5 else False,
             protocol=protocol,
+            transport="unix" if settings.host.startswith("/") else "tcp",
             reconnect_on_failure=False,
             manual_ack=True,
         )

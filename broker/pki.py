@@ -4,7 +4,7 @@ X.509 (RFC 5280) with ECDSA P-256 and SHA-256; names: CN is what mosquitto takes
 what must be copied where is plain:
 
     authority/    ca.key ca.pem revoked.pem registry.sqlite                       stays where devices are enrolled
-    enrolment/    ca.pem certificate.pem key.pem                                  likewise
+    enrolment/    ca.pem certificate.pem key.pem                                  likewise; what the enrolment listener shows
     broker/       ca.pem certificate.pem key.pem revoked.pem                      the broker's machine
     coordinator/  ca.pem certificate.pem key.pem signing.key agreement.key        the coordinator's machine
 
@@ -110,11 +110,11 @@ class Authority:
         return self._sign(self._leaf(public_key, name, usage, now))
 
     def sign_server(
-        self, public_key: ec.EllipticCurvePublicKey, hosts: Sequence[str], now: datetime
+        self, public_key: ec.EllipticCurvePublicKey, name: str, hosts: Sequence[str], now: datetime
     ) -> x509.Certificate:
         """A certificate for a server that is reached under `hosts`, names and addresses."""
         names = x509.SubjectAlternativeName([_general_name(host) for host in hosts])
-        builder = self._leaf(public_key, BROKER, [ExtendedKeyUsageOID.SERVER_AUTH], now)
+        builder = self._leaf(public_key, name, [ExtendedKeyUsageOID.SERVER_AUTH], now)
         return self._sign(builder.add_extension(names, critical=False))
 
     def sign_request(self, request: bytes, device_id: str, now: datetime) -> x509.Certificate:
@@ -206,7 +206,7 @@ def initialise(directory: Path, *, federation: str, hosts: Sequence[str], now: d
         write_file(draft.folder(name) / CA_CERTIFICATE, authority.certificate.public_bytes(Encoding.PEM))
     _issue(draft, authority, BROKER, hosts, now)
     _issue(draft, authority, COORDINATOR, (), now)
-    _issue(draft, authority, ENROLMENT, (), now)
+    _issue(draft, authority, ENROLMENT, (ENROLMENT,), now)  # tokens pin the certificate itself, not a name
     write_secret(draft.folder(COORDINATOR) / SIGNING_KEY, private_pem(Ed25519PrivateKey.generate()))
     write_secret(draft.folder(COORDINATOR) / AGREEMENT_KEY, private_pem(X25519PrivateKey.generate()))
     write_revocations(draft, authority, (), now)
@@ -214,12 +214,11 @@ def initialise(directory: Path, *, federation: str, hosts: Sequence[str], now: d
     return pki
 
 
-def rotate(pki: Pki, role: Role, hosts: Sequence[str], now: datetime) -> tuple[int, int]:
-    """A new key and certificate for a role; the serial numbers of the old one, which is to be revoked, and the new."""
+def rotate(pki: Pki, role: Role, hosts: Sequence[str], now: datetime) -> None:
+    """A new key and certificate for a role, for the same hosts where none are given. The old one is not revoked by this."""
     check_hosts(hosts)
     old = read_certificate(pki.folder(role) / CERTIFICATE)
-    kept = hosts or hosts_of(old)
-    return old.serial_number, _issue(pki, pki.authority(), role, kept, now).serial_number
+    _issue(pki, pki.authority(), role, hosts or hosts_of(old), now)
 
 
 def write_revocations(pki: Pki, authority: Authority, revoked: Iterable[Revocation], now: datetime) -> None:
@@ -231,6 +230,14 @@ def write_revocations(pki: Pki, authority: Authority, revoked: Iterable[Revocati
     revocations = authority.revocation_list(revoked, now, previous)
     for name in (AUTHORITY, BROKER):
         write_file(pki.folder(name) / REVOKED, revocations)
+
+
+def listed(pki: Pki) -> frozenset[int] | None:
+    """The serial numbers on the revocation list, None where the authority's and the broker's are not the same."""
+    lists = [pki.folder(name) / REVOKED for name in (AUTHORITY, BROKER)]
+    if not all(path.exists() for path in lists) or lists[0].read_bytes() != lists[1].read_bytes():
+        return None
+    return frozenset(entry.serial_number for entry in x509.load_pem_x509_crl(lists[0].read_bytes()))
 
 
 def notices(revocation_list: bytes) -> dict[int, tuple[str, bool]]:
@@ -345,8 +352,8 @@ def _issue(
 ) -> x509.Certificate:
     """The key goes last: an attempt that is cut short leaves a pair that does not match, and is made again."""
     key = ec.generate_private_key(ec.SECP256R1())
-    if role == BROKER:
-        certificate = authority.sign_server(key.public_key(), hosts, now)
+    if role in (BROKER, ENROLMENT):
+        certificate = authority.sign_server(key.public_key(), role, hosts, now)
     else:
         certificate = authority.sign_client(key.public_key(), role, now)
     write_file(pki.folder(role) / CERTIFICATE, certificate.public_bytes(Encoding.PEM))

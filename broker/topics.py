@@ -7,6 +7,8 @@
     sanderling/1/{federation}/device/{id}/update        the device
     sanderling/1/{federation}/device/{id}/status        retained, the device and its last will
     sanderling/1/{federation}/device/{id}/evaluation    the device
+    sanderling/1/{federation}/enrol/{token id}/request  who has the token
+    sanderling/1/{federation}/enrol/{token id}/reply    the authority
 
 What a device may write lies below its own id, so that one pattern on the user name can guard it.
 """
@@ -72,6 +74,26 @@ class Topics:
     @property
     def all_evaluations(self) -> str:
         return f"{self._base}/device/+/evaluation"
+
+    def enrolment_request(self, token_id: str) -> str:
+        return f"{self._base}/enrol/{check_name('token', token_id)}/request"
+
+    def enrolment_reply(self, token_id: str) -> str:
+        return f"{self._base}/enrol/{check_name('token', token_id)}/reply"
+
+    @property
+    def all_enrolment_requests(self) -> str:
+        return f"{self._base}/enrol/+/request"
+
+    def token_of(self, topic: str) -> str | None:
+        """The token with whose id somebody asks to be enrolled; None for any other topic."""
+        base, _, rest = topic.partition("/enrol/")
+        token_id, _, leaf = rest.partition("/")
+        return (
+            token_id
+            if base == self._base and leaf == "request" and NAME_PATTERN.fullmatch(token_id)
+            else None
+        )
 
     def device_of(self, topic: str) -> str | None:
         """The device whose update, status or evaluation topic this is; None for any other topic."""

@@ -13,7 +13,7 @@ import pytest
 from sanderling.broker import mosquitto, pki
 from sanderling.broker.identity import CA_CERTIFICATE, CERTIFICATE, KEY
 from sanderling.broker.link import Connected, Delivered, Disconnected, Incoming, Link, Refused, TlsFiles
-from sanderling.broker.mosquitto import MosquittoConfig
+from sanderling.broker.mosquitto import MosquittoConfig, SocketListener
 from sanderling.broker.mqtt_client import TlsPin
 from sanderling.broker.run import start_broker
 from tests.broker.fleet import FEDERATION, TOPICS, Fleet, connected, received_until, settings, wait_for
@@ -44,8 +44,8 @@ def either(fleet, request):
 
 def test_the_configuration_asks_for_certificates_and_nothing_else_lets_in(fleet, tmp_path):
     listener = fleet.listener()
-    config = MosquittoConfig(listeners=[listener], data_dir=tmp_path, closing_socket=tmp_path / "s")
-    listeners = config.text().split("listener ")[1:]
+    inside = SocketListener(path=tmp_path / "s", rules="")
+    listeners = MosquittoConfig(listeners=[listener, inside], data_dir=tmp_path).text().split("listener ")[1:]
     assert "require_certificate true" in listeners[0]
     assert "allow_anonymous false" in listeners[0]
     assert "use_identity_as_username true" in listeners[0]
@@ -308,7 +308,8 @@ def test_a_new_certificate_of_the_broker_is_shown_without_a_restart(tmp_path):
         start_broker("mosquitto", tls=fleet.listener()) as broker,
         connected(fleet.link("a", broker.port)) as stays,
     ):
-        _, new = pki.rotate(fleet.pki, "broker", (), fleet.now)
+        pki.rotate(fleet.pki, "broker", (), fleet.now)
+        new = pki.read_certificate(fleet.pki.folder("broker") / CERTIFICATE).serial_number
         assert broker.refresh() == ()
         with open_tls(fleet.settings("a", broker.port).tls.context(), broker.port) as opened:
             assert int(opened.getpeercert()["serialNumber"], 16) == new

@@ -62,3 +62,18 @@ def test_bad_names_are_refused_with_what_was_expected(name):
         Topics(name)
     with pytest.raises(UsageError, match="expected 1 to 64"):
         TOPICS.status(name)
+
+
+def test_enrolment_topics_name_their_token_and_only_requests_are_requests():
+    topics = Topics("fed")
+    assert topics.enrolment_request("ab12") == "sanderling/1/fed/enrol/ab12/request"
+    assert topics.token_of(topics.enrolment_request("ab12")) == "ab12"
+    for topic in (
+        topics.enrolment_reply("ab12"),
+        topics.update("ab12"),
+        "sanderling/1/other/enrol/ab12/request",
+        "sanderling/1/fed/enrol/ab12/request/request",
+        "sanderling/1/fed/enrol//request",
+        "sanderling/1/fed/enrol/+/request",
+    ):
+        assert topics.token_of(topic) is None
