@@ -210,11 +210,12 @@ def _output(tensor: Tensor, low: int = -128, high: int = 127) -> Struct:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Sums:
-    """What convolutions, depthwise ones and dense layers share."""
+    """What convolutions, depthwise ones and dense layers share, channel by channel."""
 
-    channels: Table
-    biases: NDArray[np.int32]  # without the zero point
-    narrow: bool
+    scales: tuple[Struct, ...]
+    biases: NDArray[np.int32]
+    folded: NDArray[np.int32]  # with the input's zero point in it
+    quick: bool
 
 
 def _sums(layer: _Layer, weights: NDArray[np.int8]) -> _Sums:
@@ -228,17 +229,14 @@ def _sums(layer: _Layer, weights: NDArray[np.int8]) -> _Sums:
         inference.channel_scales(layer.inputs, layer.output, count)
     )
     shifts = np.where(multipliers == 0, -1, shifts)  # 0 by any shift; this one keeps the quick way open
-    # Without its zero point too, since windows at an edge subtract it one by one: 255 covers both.
+    # Products are of x, or at an edge of x - z: 255 bounds both.
     largest = 255 * int(np.abs(wide).sum(axis=0).max()) + int(np.abs(np.append(folded, biases)).max())
-    wrapped = folded.astype(np.int32)
-    channels = tuple(
-        Struct(ctype="sl_channel", fields={"bias": int(bias), "scale": _fixed(int(multiplier), int(shift))})
-        for bias, multiplier, shift in zip(wrapped, multipliers, shifts, strict=True)
-    )
+    whole = _range(layer) == (-128, 127)
     return _Sums(
-        channels=Table(ctype="sl_channel", values=channels, name="channels"),
+        scales=tuple(_fixed(int(m), int(s)) for m, s in zip(multipliers, shifts, strict=True)),
         biases=biases,
-        narrow=largest < 2**30 and int(shifts.max()) < 0,
+        folded=folded.astype(np.int32),  # wraps around as accumulators do
+        quick=largest < 2**30 and int(shifts.max()) < 0 and whole,
     )
 
 
@@ -251,13 +249,17 @@ def _product(layer: _Layer, matrix: NDArray[np.int8]) -> Struct:
     """An sl_product of the weights (channels, terms)."""
     outputs, terms = matrix.shape
     sums = _sums(layer, matrix.T)
+    channels = tuple(
+        Struct(ctype="sl_channel", fields={"bias": int(bias), "scale": scale})
+        for bias, scale in zip(sums.folded, sums.scales, strict=True)
+    )
     fields: dict[str, Value] = {
         "weights": Table(ctype="uint32_t", values=paired_words(matrix), name="weights"),
-        "channels": sums.channels,
+        "channels": Table(ctype="sl_channel", values=channels, name="channels"),
         "terms": terms,
         "outputs": outputs,
         "output": _output(layer.output, *_range(layer)),
-        "narrow": sums.narrow,
+        "quick": sums.quick,
     }
     return Struct(ctype="sl_product", fields=fields)
 
@@ -316,11 +318,12 @@ def _depthwise_conv2d(layer: _Layer) -> _Kernel:
         "windows": _windows(layer, filters.shape[:2], operator.stride, operator.padding, operator.dilation),
         "multiplier": operator.multiplier,
         "weights": Table(ctype="int8_t", values=filters.reshape(-1), name="weights"),
-        "channels": sums.channels,
+        "scales": Table(ctype="sl_scale", values=sums.scales, name="scales"),
+        "biases": Table(ctype="int32_t", values=sums.folded, name="biases"),
         "edge_biases": Table(ctype="int32_t", values=sums.biases, name="biases") if padded else None,
         "input_zero_point": _zero_point(layer.inputs[0]),
         "output": _output(layer.output, *_range(layer)),
-        "narrow": sums.narrow,
+        "quick": sums.quick,
     }
     return "sl_depthwise_conv2d", Struct(ctype="sl_depthwise_conv2d_parameters", fields=fields), 0
 

@@ -1,5 +1,7 @@
 #include "sanderling/arithmetic.h"
 
+#include "requantise.h"
+
 enum { EXP_FRACTION_BITS = 26, QUARTER = 1 << (EXP_FRACTION_BITS - 2), ONE_HALF = 1 << 29 };
 
 int32_t sl_mul(int32_t a, int32_t b)
@@ -69,4 +71,10 @@ int32_t sl_reciprocal(int32_t a)
         y += up(sl_mul(y, ONE_HALF - sl_mul(d, y)), 2);
     }
     return up(y, 1);
+}
+
+int32_t sl_to_output(uint32_t sum, const sl_scale *scale, const sl_output *output)
+{
+    int32_t x = (int32_t)((uint32_t)sl_rescale((int32_t)sum, *scale) + (uint32_t)output->zero_point);
+    return sl_clamp(x, output->low, output->high);
 }

@@ -4,98 +4,141 @@
 #include "sanderling/kernels.h"
 #include "simd.h"
 
-/* One or two rows of x times a pair of channels. */
-typedef struct {
-    uint32_t first[2], second[2]; /* of each row */
-} pair_sums;
+static uint32_t whole_words(uint32_t bytes)
+{
+    return (bytes + 3) & ~(uint32_t)3;
+}
 
-/* Adds a word of each row times a word of each channel. */
+/* Adds rows of x times a pair of channels: to the sums of the first row, then of the second. In assembler for the cores with
+   DSP instructions, since these loops need all fourteen registers and compilers spill some. */
 #if defined(__ARM_FEATURE_DSP)
 
-static inline __attribute__((always_inline)) void add_words(pair_sums *sums, const int8_t *const *rows, uint32_t count,
-                                                            uint32_t at, const uint32_t *weights)
+/* r1 weights, r2 and r3 rows, r4-r7 sums; a word of each row times a word of each channel. */
+#define ADD_WORDS                                                                                                      \
+    "ldr r8, [r2], #4\n"                                                                                               \
+    "ldr r9, [r3], #4\n"                                                                                               \
+    "ldr ip, [r1], #4\n"                                                                                               \
+    "sxtb16 r10, r8\n"                                                                                                 \
+    "sxtb16 r8, r8, ror #8\n"                                                                                          \
+    "sxtb16 r11, r9\n"                                                                                                 \
+    "sxtb16 r9, r9, ror #8\n"                                                                                          \
+    "sxtb16 r0, ip\n"                                                                                                  \
+    "smlad r4, r10, r0, r4\n"                                                                                          \
+    "smlad r6, r11, r0, r6\n"                                                                                          \
+    "sxtb16 r0, ip, ror #8\n"                                                                                          \
+    "ldr ip, [r1], #4\n"                                                                                               \
+    "smlad r4, r8, r0, r4\n"                                                                                           \
+    "smlad r6, r9, r0, r6\n"                                                                                           \
+    "sxtb16 r0, ip\n"                                                                                                  \
+    "smlad r5, r10, r0, r5\n"                                                                                          \
+    "smlad r7, r11, r0, r7\n"                                                                                          \
+    "sxtb16 r0, ip, ror #8\n"                                                                                          \
+    "smlad r5, r8, r0, r5\n"                                                                                           \
+    "smlad r7, r9, r0, r7\n"
+
+__attribute__((naked)) static void add_two_rows(__attribute__((unused)) uint32_t sums[4],
+                                                __attribute__((unused)) const uint32_t *weights,
+                                                __attribute__((unused)) const int8_t *x0,
+                                                __attribute__((unused)) const int8_t *x1)
 {
-    int16x2_t even[2], odd[2];
-    for (uint32_t r = 0; r < count; r++) {
-        uint32_t x = sl_word(rows[r] + at);
-        even[r] = sl_even(x);
-        odd[r] = sl_odd(x);
+    /* x1 follows x0: the first row ends where the second begins. */
+    __asm__("push {r0, r4-r11, lr}\n"
+            "mov lr, r3\n"
+            "ldm r0, {r4-r7}\n"
+            "sub r0, r3, r2\n"
+            "lsls r0, r0, #29\n" /* an odd word */
+            "bpl 1f\n" ADD_WORDS "b 2f\n"
+            "1:\n" ADD_WORDS ADD_WORDS "2:\n"
+            "cmp r2, lr\n"
+            "bne 1b\n"
+            "pop {r0}\n"
+            "stm r0, {r4-r7}\n"
+            "pop {r4-r11, pc}\n");
+}
+
+static __attribute__((noinline)) void add_row(uint32_t sums[2], const uint32_t *weights, const int8_t *x,
+                                              const int8_t *end)
+{
+    uint32_t sum0 = sums[0], sum1 = sums[1];
+    while (x != end) {
+        uint32_t word = sl_word(x), first = weights[0], second = weights[1];
+        x += 4;
+        weights += 2;
+        int16x2_t even = sl_even(word), odd = sl_odd(word);
+        sum0 = sl_add_both(even, sl_even(first), sum0);
+        sum0 = sl_add_both(odd, sl_odd(first), sum0);
+        sum1 = sl_add_both(even, sl_even(second), sum1);
+        sum1 = sl_add_both(odd, sl_odd(second), sum1);
     }
-    int16x2_t weight = sl_even(weights[0]);
-    for (uint32_t r = 0; r < count; r++) {
-        sums->first[r] = sl_add_both(even[r], weight, sums->first[r]);
-    }
-    weight = sl_odd(weights[0]);
-    for (uint32_t r = 0; r < count; r++) {
-        sums->first[r] = sl_add_both(odd[r], weight, sums->first[r]);
-    }
-    weight = sl_even(weights[1]);
-    for (uint32_t r = 0; r < count; r++) {
-        sums->second[r] = sl_add_both(even[r], weight, sums->second[r]);
-    }
-    weight = sl_odd(weights[1]);
-    for (uint32_t r = 0; r < count; r++) {
-        sums->second[r] = sl_add_both(odd[r], weight, sums->second[r]);
-    }
+    sums[0] = sum0;
+    sums[1] = sum1;
 }
 
 #else
 
-static inline void add_words(pair_sums *sums, const int8_t *const *rows, uint32_t count, uint32_t at,
-                             const uint32_t *weights)
+static void add_row(uint32_t sums[2], const uint32_t *weights, const int8_t *x, const int8_t *end)
 {
-    const int8_t *first = (const int8_t *)weights, *second = first + 4;
-    for (uint32_t i = 0; i < 4; i++) {
-        for (uint32_t r = 0; r < count; r++) {
-            int32_t x = rows[r][at + i];
-            sums->first[r] += (uint32_t)(x * first[i]);
-            sums->second[r] += (uint32_t)(x * second[i]);
+    uint32_t sum0 = sums[0], sum1 = sums[1];
+    for (const int8_t *w = (const int8_t *)weights; x != end; x += 4, w += 8) {
+        for (uint32_t i = 0; i < 4; i++) {
+            sum0 += (uint32_t)(x[i] * w[i]);
+            sum1 += (uint32_t)(x[i] * w[i + 4]);
         }
     }
+    sums[0] = sum0;
+    sums[1] = sum1;
+}
+
+static void add_two_rows(uint32_t sums[4], const uint32_t *weights, const int8_t *x0, const int8_t *x1)
+{
+    add_row(sums, weights, x0, x1);
+    add_row(sums + 2, weights, x1, x1 + (x1 - x0));
 }
 
 #endif
 
-/* Every channel of `count` rows; rows of x are read in words, rows of y lie one after the other. */
-static inline __attribute__((always_inline)) void multiply(const sl_product *product, const int8_t *const *rows,
-                                                           uint32_t count, int8_t *y)
+/* One or two rows, one after the other, times a pair of channels. */
+static inline __attribute__((always_inline)) void multiply_pair(const sl_product *product, const sl_channel *first,
+                                                                const sl_channel *second, const uint32_t *weights,
+                                                                const int8_t *x, uint32_t row_bytes, uint32_t rows,
+                                                                int8_t *y_first, int8_t *y_second)
 {
-    const uint32_t outputs = product->outputs, terms = product->terms;
+    const uint32_t bias = (uint32_t)first->bias, other = (uint32_t)second->bias;
+    uint32_t sums[4] = {bias, other, bias, other};
+    if (rows == 1) {
+        add_row(sums, weights, x, x + row_bytes);
+    } else {
+        add_two_rows(sums, weights, x, x + row_bytes);
+        sl_requantise_pair(sums + 2, &first->scale, &second->scale, &product->output, product->quick, y_first + product->outputs,
+                           y_second + product->outputs);
+    }
+    sl_requantise_pair(sums, &first->scale, &second->scale, &product->output, product->quick, y_first, y_second);
+}
+
+/* Every channel. x is read in words; rows of y lie one after the other. */
+static inline __attribute__((always_inline)) void multiply(const sl_product *product, const int8_t *x, uint32_t rows,
+                                                           int8_t *y)
+{
+    const uint32_t row_bytes = whole_words(product->terms);
+    const int8_t *const end = y + product->outputs - 1;
+    const sl_channel *channel = product->channels;
     const uint32_t *weights = product->weights;
-    for (uint32_t k = 0; k < outputs; k += 2) {
-        const sl_channel *channel = &product->channels[k];
-        const uint32_t next = k + 1 < outputs ? 1 : 0; /* else the second one is thrown away */
-        pair_sums sums;
-        for (uint32_t r = 0; r < count; r++) {
-            sums.first[r] = (uint32_t)channel->bias;
-            sums.second[r] = (uint32_t)channel[next].bias;
-        }
-        for (uint32_t at = 0; at < terms; at += 4, weights += 2) {
-            add_words(&sums, rows, count, at, weights);
-        }
-        for (uint32_t r = 0; r < count; r++) {
-            int8_t *out = y + r * outputs + k;
-            out[next] = sl_requantised(sums.second[r], channel[next].scale, &product->output, product->narrow);
-            out[0] = sl_requantised(sums.first[r], channel->scale, &product->output, product->narrow);
-        }
+    for (; y < end; y += 2, channel += 2, weights += row_bytes / 2) {
+        multiply_pair(product, channel, channel + 1, weights, x, row_bytes, rows, y, y + 1);
+    }
+    if (y == end) { /* one channel is left: the pair is twice the same */
+        multiply_pair(product, channel, channel, weights, x, row_bytes, rows, y, y);
     }
 }
 
 static void multiply_one(const sl_product *product, const int8_t *x, int8_t *y)
 {
-    const int8_t *rows[1] = {x};
-    multiply(product, rows, 1, y);
+    multiply(product, x, 1, y);
 }
 
-static void multiply_two(const sl_product *product, const int8_t *x0, const int8_t *x1, int8_t *y)
+static void multiply_two(const sl_product *product, const int8_t *x, int8_t *y)
 {
-    const int8_t *rows[2] = {x0, x1};
-    multiply(product, rows, 2, y);
-}
-
-static uint32_t whole_words(uint32_t bytes)
-{
-    return (bytes + 3) & ~(uint32_t)3;
+    multiply(product, x, 2, y);
 }
 
 void sl_dense(const sl_node *node, int8_t *arena)
@@ -114,7 +157,7 @@ void sl_dense(const sl_node *node, int8_t *arena)
             words = scratch;
         }
         if (count == 2) {
-            multiply_two(&p->product, words, words + stride, y);
+            multiply_two(&p->product, words, y);
         } else {
             multiply_one(&p->product, words, y);
         }
@@ -175,7 +218,7 @@ void sl_conv2d(const sl_node *node, int8_t *arena)
             gather(p, image, row, column, scratch + held * stride);
             held += 1;
             if (held == 2) {
-                multiply_two(&p->product, scratch, scratch + stride, y);
+                multiply_two(&p->product, scratch, y);
                 y += 2 * p->product.outputs;
                 held = 0;
             }

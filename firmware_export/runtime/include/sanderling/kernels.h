@@ -30,7 +30,7 @@ typedef struct {
     const sl_channel *channels;
     uint32_t terms, outputs;
     sl_output output;
-    bool narrow; /* every sum lies within +-2^30 and every shift is negative: the quick rounding gives the same bytes */
+    bool quick; /* sums lie within +-2^30, shifts are negative, the output is all of int8: fewer instructions do */
 } sl_product;
 
 /* How windows lie on images NHWC. */
@@ -61,11 +61,12 @@ typedef struct {
     sl_windows windows;
     uint32_t multiplier;
     const int8_t *weights; /* HWC */
-    const sl_channel *channels;
-    const int32_t *edge_biases; /* without the zero point, for windows that reach into the padding; or null */
+    const sl_scale *scales;
+    const int32_t *biases;      /* with the input's zero point folded in */
+    const int32_t *edge_biases; /* without it, for windows that reach into the padding; or null */
     int32_t input_zero_point;
     sl_output output;
-    bool narrow;
+    bool quick; /* as in sl_product */
 } sl_depthwise_conv2d_parameters;
 
 typedef struct {
