@@ -223,10 +223,16 @@ static sl_status take_head(sl_plan_reader *reader, const rule *expected)
     return SL_OK;
 }
 
+/* The name that this one is compared with; NULL for a string that is no name of that kind. */
+static const char *other_name(const sl_plan_reader *reader, const rule *expected)
+{
+    return expected->kind == FEDERATION ? reader->federation : expected->kind == MEMBER ? reader->device : NULL;
+}
+
 static void end_text(sl_plan_reader *reader, const rule *expected)
 {
-    const char *other = expected->kind == FEDERATION ? reader->federation : reader->device;
-    bool same = reader->same && other[reader->text_size] == '\0';
+    const char *other = other_name(reader, expected);
+    bool same = other != NULL && reader->same && other[reader->text_size] == '\0';
     if (expected->kind == FEDERATION) {
         reader->ours = same;
     } else if (expected->kind == MEMBER) {
@@ -246,8 +252,7 @@ static sl_status take_text_byte(sl_plan_reader *reader, const rule *expected, ui
     } else if (expected->kind == RUN) {
         reader->plan.run[place] = (char)byte;
     } else {
-        const char *other = expected->kind == FEDERATION ? reader->federation : reader->device;
-        reader->same = reader->same && (uint8_t)other[place] == byte;
+        reader->same = reader->same && (uint8_t)other_name(reader, expected)[place] == byte;
     }
     if (reader->text_place == reader->text_size) {
         end_text(reader, expected);
