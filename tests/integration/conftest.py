@@ -67,6 +67,12 @@ class Bench:
             ],
         )
 
+    def start_node(self, device: str, target: str) -> None:
+        """A board in QEMU."""
+        state = str(self.directory / "devices" / device)
+        options = ["--target", target, "--device", device, "--config", str(self.config), "--dir", state]
+        self.processes.start(device, ["hil", "node", *options, "--exit-when-finished", "--json"])
+
     def start(self) -> None:
         self.start_broker()
         self.start_coordinator()
@@ -105,7 +111,9 @@ def bench(tmp_path: Path) -> Iterator:
     made: list[Bench] = []
 
     def make(*overrides: str) -> Bench:
-        made.append(Bench(tmp_path, list(overrides)))
+        directory = tmp_path / f"bench-{len(made)}"
+        directory.mkdir()
+        made.append(Bench(directory, list(overrides)))
         return made[-1]
 
     yield make
