@@ -144,14 +144,20 @@ def fields_of(subject: Subject) -> dict[str, Any]:
 
 
 def seal(
-    runtime: Native, key: Key, subject: AboutSubject, counter: int, message: bytes, room: int = 33
+    runtime: Native,
+    key: Key,
+    subject: AboutSubject,
+    counter: int,
+    message: bytes,
+    room: int = 33,
+    place: int = 0,
 ) -> tuple[int, bytes]:
-    """Sealed where it lay, at the beginning of the buffer."""
+    """Sealed in the buffer in which it lay, at `place`."""
     capacity = len(message) + room
     buffer, size = runtime.ffi.new("uint8_t[]", capacity + 1), runtime.ffi.new("uint32_t *")
-    runtime.ffi.memmove(buffer, message, len(message))
+    runtime.ffi.memmove(buffer + place, message, len(message))
     status = runtime.lib.sl_seal(
-        key.struct, subject.struct, counter, buffer, len(message), buffer, capacity, size
+        key.struct, subject.struct, counter, buffer + place, len(message), buffer, capacity, size
     )
     assert buffer[capacity] == 0
     return status, bytes(runtime.ffi.buffer(buffer, size[0])) if status == OK else bytes(buffer)[
@@ -217,6 +223,7 @@ def test_refusals_of_the_vectors(runtime: Native, case: dict[str, Any]) -> None:
     ),
     counter=st.integers(1, MAX_COUNTER),
     message=st.binary(max_size=300),
+    place=st.integers(0, 33),
 )
 def test_any_seal_is_the_references(
     runtime: Native,
@@ -226,13 +233,14 @@ def test_any_seal_is_the_references(
     subject: Subject,
     counter: int,
     message: bytes,
+    place: int,
 ) -> None:
     fields = dict(zip(("federation", "device", "run"), texts, strict=True)) | {"epoch": epoch}
     key = Key(runtime, pair, fields)
     reference = epoch_key(pair, **fields)
     data = sealing.seal(message, reference, subject, counter)
     about = AboutSubject(runtime, fields_of(subject))
-    assert seal(runtime, key, about, counter, message) == (OK, data)
+    assert seal(runtime, key, about, counter, message, place=place) == (OK, data)
     assert unseal(runtime, key, about, data) == (OK, message, counter)
 
 
