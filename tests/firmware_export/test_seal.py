@@ -505,7 +505,7 @@ def test_a_cortex_m4_makes_the_same_bytes_at_a_known_cost(tmp_path: Path) -> Non
     assert run.status == 0, "1 the pair's key, 2 the seal, 3 the plan differs; 4 stack"
     pair, _, seals, _, verifies = counts
     assert pair < 2_800_000  # instructions; 2,536,000 when this was written
-    assert seals < 38_000  # 206 bytes, the epoch's key with it; 33,700
+    assert seals < 50_000  # 206 bytes, the epoch's key with it; 33,700 with BLAKE2b unrolled
     assert verifies < 2_200_000  # a plan of 700 bytes; 1,989,000
 
 
