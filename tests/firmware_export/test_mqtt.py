@@ -464,10 +464,10 @@ def start(runtime: Native, broker: Broker, client_id: str, **settings: object) -
     return live
 
 
-@pytest.fixture(scope="module")
-def mosquitto():
-    with start_broker("mosquitto") as broker:
-        yield broker
+@pytest.fixture(scope="module", params=["mosquitto", "embedded"])
+def broker(request: pytest.FixtureRequest):
+    with start_broker(request.param) as running:
+        yield running
 
 
 def reader(runtime: Native, broker: Broker, client_id: str, topic: str) -> Live:
@@ -477,7 +477,7 @@ def reader(runtime: Native, broker: Broker, client_id: str, topic: str) -> Live:
     return live
 
 
-class TestWithMosquitto:
+class TestWithBroker:
     pytestmark = pytestmark_network
 
     @pytest.fixture(autouse=True)
@@ -486,11 +486,11 @@ class TestWithMosquitto:
         while Live.OPEN:
             Live.OPEN.pop().close()
 
-    def test_a_large_message_goes_through_small_buffers_both_ways(self, runtime: Native, mosquitto: Broker):
+    def test_a_large_message_goes_through_small_buffers_both_ways(self, runtime: Native, broker: Broker):
         payload = bytes(i * 7 % 256 for i in range(300_000))
         one, two = (
-            start(runtime, mosquitto, "large-1"),
-            reader(runtime, mosquitto, "large-2", "large/topic"),
+            start(runtime, broker, "large-1"),
+            reader(runtime, broker, "large-2", "large/topic"),
         )
         one.send("large/topic", payload)
         two.until(lambda: two.client.messages())
@@ -498,37 +498,37 @@ class TestWithMosquitto:
         assert max(len(event.payload) for event in two.client.events) <= 512
 
     def test_the_will_of_a_lost_client_is_retained_and_a_goodbye_leaves_none(
-        self, runtime: Native, mosquitto: Broker
+        self, runtime: Native, broker: Broker
     ):
         for leaves in ("lost", "polite"):
-            gone = start(runtime, mosquitto, leaves, will=(f"will/{leaves}", b"offline"))
+            gone = start(runtime, broker, leaves, will=(f"will/{leaves}", b"offline"))
             if leaves == "polite":
                 assert gone.client.lib.sl_mqtt_disconnect(gone.client.mqtt) == OK
                 gone.socket.sendall(gone.client.output())
             gone.drop()
-        watcher = reader(runtime, mosquitto, "watcher", "will/+")
+        watcher = reader(runtime, broker, "watcher", "will/+")
         watcher.until(lambda: watcher.client.messages())
         watcher.step()
         assert watcher.client.messages() == [("will/lost", b"offline")]
         assert all(event.retained for event in watcher.client.events if event.kind == RECEIVED)
 
     def test_what_was_not_acknowledged_comes_again_and_the_session_keeps_the_subscription(
-        self, runtime: Native, mosquitto: Broker
+        self, runtime: Native, broker: Broker
     ):
-        live = reader(runtime, mosquitto, "keeper", "kept/topic")
+        live = reader(runtime, broker, "keeper", "kept/topic")
         live.stores = False
-        sender = start(runtime, mosquitto, "sender")
+        sender = start(runtime, broker, "sender")
         sender.send("kept/topic", b"1")
         live.until(lambda: live.client.messages())
         live.drop()
         sender.send("kept/topic", b"2")
-        again = Live(live.client, mosquitto.port)
+        again = Live(live.client, broker.port)
         assert again.ready().session_present
         again.until(lambda: len(again.client.messages()) == 2)
         assert again.client.messages() == [("kept/topic", b"1"), ("kept/topic", b"2")]
         again.step()
         again.drop()
-        third = Live(again.client, mosquitto.port)
+        third = Live(again.client, broker.port)
         third.ready()
         third.step()
         assert third.client.messages() == []
@@ -551,8 +551,8 @@ class TestWithMosquitto:
             again.until(lambda: again.client.messages())
             assert again.client.messages() == [("down/stream", b"still subscribed")]
 
-    def test_keep_alive_holds_an_idle_connection(self, runtime: Native, mosquitto: Broker):
-        live = start(runtime, mosquitto, "idle", keep_alive_s=1)
+    def test_keep_alive_holds_an_idle_connection(self, runtime: Native, broker: Broker):
+        live = start(runtime, broker, "idle", keep_alive_s=1)
         end = time.monotonic() + 3
         while time.monotonic() < end:  # mosquitto gives up after 1.5 s of silence
             live.step()
