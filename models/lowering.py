@@ -109,6 +109,14 @@ def lower(network: Network) -> Lowered:
     )
 
 
+def lower_layer(
+    network: Network, layer: Layer, places: Sequence[Place | None], scratch: int
+) -> tuple[Struct | None, int]:
+    """The layer's sl_node between tensors that lie at `places`, None where it is nothing to do, and the bytes it needs
+    at the offset `scratch`. ModelFormatError as `lower`."""
+    return _node(_Lowering(network=network, places=tuple(places), scratch=scratch), layer)
+
+
 def _edge(
     network: Network, places: Sequence[Place | None], tensors: tuple[int, ...], which: str
 ) -> tuple[Place, ...]:

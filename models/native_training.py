@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sanderling.models.errors import UsageError
-from sanderling.models.native import Native
+from sanderling.models.native import Memory, Native
 from sanderling.models.random_bits import Key
 from sanderling.models.tail import DenseHead
-from sanderling.models.tail_lowering import head_fields
+from sanderling.models.tail_lowering import head_struct
 from sanderling.models.training import Evaluation, LocalTraining
 from sanderling.models.updates import Int32Vector
 
@@ -23,7 +23,7 @@ class NativeTraining:
     """The C library's head training."""
 
     def __init__(self, native: Native) -> None:
-        self._ffi, self._lib = native.ffi, native.lib
+        self._native, self._ffi, self._lib = native, native.ffi, native.lib
 
     def train_head(
         self,
@@ -67,7 +67,7 @@ class NativeTraining:
         return self._ffi.new("sl_training *", {field: getattr(training, field) for field in fields})
 
     def _head(self, head: DenseHead) -> Any:
-        return self._ffi.new("sl_head *", head_fields(head))
+        return Memory(self._native).pointer(head_struct(head))
 
     def _examples(self, features: NDArray[np.int8], labels: NDArray[np.int64]) -> Any:
         rows = self._ffi.from_buffer("int8_t[]", np.ascontiguousarray(features))

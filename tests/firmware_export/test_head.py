@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from sanderling.models.arithmetic import quantize_multiplier
 from sanderling.models.errors import UsageError
+from sanderling.models.native import Memory
 from sanderling.models.native_training import NativeTraining
 from sanderling.models.tail import THETA_LIMIT
-from sanderling.models.tail_lowering import head_fields
+from sanderling.models.tail_lowering import head_struct
 from sanderling.models.training import (
     LocalTraining,
     evaluate_head,
@@ -51,8 +52,8 @@ def test_a_thousand_steps_of_the_vectors(native, case):
 @pytest.mark.parametrize("case", VECTORS["cases"], ids=lambda case: case["name"])
 def test_scales_of_the_vectors(runtime, case):
     head = case_of(case)[0]
-    fields = head_fields(head)
-    assert [*fields["exp_scale"].values(), fields["reach"]] == case["exponent_scale"]
+    fields = head_struct(head).fields
+    assert [*fields["exp_scale"].fields.values(), fields["reach"]] == case["exponent_scale"]
     assert fields["bias_input"] == case["bias_input"]
 
 
@@ -140,7 +141,7 @@ def test_scratch_memory_is_what_it_says(runtime, native):
     """Guard words behind the block stay as they are."""
     head, training = make_head(7, 3), LocalTraining(epochs=2, batch_size=5, learning_rate_q16=6554)
     features, labels = blobs(np.random.default_rng(1), head, 11)
-    table = runtime.ffi.new("sl_head *", head_fields(head))
+    table = Memory(runtime).pointer(head_struct(head))
     size = runtime.lib.sl_head_scratch_bytes(table, 5, 11)
     scratch = runtime.ffi.new("uint8_t[]", size + 64)
     runtime.ffi.memmove(scratch + size, b"\xa5" * 64, 64)

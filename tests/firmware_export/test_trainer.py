@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from sanderling.broker.messages import ModelReference, RoundPlan, TrainingPlan, UpdatePlan
 from sanderling.edge_runtime import trainer
 from sanderling.edge_runtime.trainer import Examples, LocalData, Residual
-from sanderling.models.tail_lowering import head_fields
+from sanderling.models.native import Memory
+from sanderling.models.tail_lowering import head_struct
 from tests.models.tails import blobs, make_head
 
 OK, UNSUPPORTED, BAD_SAMPLE, NO_SPACE = 0, -9, -11, -17
@@ -52,7 +53,7 @@ class NativeTrainer:
 
     def __init__(self, runtime, head, plan, device="mcu-01"):
         self.ffi, self.lib = runtime.ffi, runtime.lib
-        self.table = self.ffi.new("sl_head *", head_fields(head))
+        self.table = Memory(runtime).pointer(head_struct(head))
         self.learner = self.ffi.new("sl_learner *", self.lib.sl_head_learner(self.table))
         self.names = [self.ffi.new("char[]", text.encode()) for text in (plan.federation, device)]
         training, update = plan.training, plan.update

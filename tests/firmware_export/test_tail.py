@@ -1,0 +1,165 @@
+"""Training of deeper tails in C: the reference's bytes on every operator, kind of layer and loss."""
+
+import functools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sanderling.models.deep_tail import (
+    BIAS,
+    WHOLE,
+    CrossEntropy,
+    Trained,
+    initial_tail_theta,
+    last_layers,
+    make_tail,
+    reconstruction,
+    weighted_layers,
+)
+from sanderling.models.native import Memory
+from sanderling.models.tail_lowering import lower_tail
+from sanderling.models.tail_training import evaluate_tail, tail_inputs, train_tail
+from sanderling.models.training import LocalTraining
+from tests.models import deep_networks
+
+KEYS = (0x12345678, 0x9ABCDEF0), (0x0F1E2D3C, 0x4B5A6978)
+
+
+class NativeTail:
+    """A tail on the C runtime, with memory of just the size it asks for."""
+
+    def __init__(self, runtime, network, tail):
+        self.ffi, self.lib, self.memory = runtime.ffi, runtime.lib, Memory(runtime)
+        self.tail, self.lowered = tail, lower_tail(network, tail)
+        self.table = self.memory.pointer(self.lowered.tail)
+
+    def examples(self, inputs, targets):
+        squared = not isinstance(self.tail.loss, CrossEntropy)
+        rows = np.concatenate([inputs, targets.reshape(len(inputs), -1)], axis=1) if squared else inputs
+        assert rows.shape[1] == self.lowered.row_bytes
+        labels = np.zeros(len(inputs), np.uint16) if squared else targets.astype(np.uint16)
+        self.kept = np.ascontiguousarray(rows, np.int8), labels
+        fields = {
+            "rows": self.ffi.from_buffer("int8_t[]", self.kept[0]),
+            "labels": self.ffi.from_buffer("uint16_t[]", self.kept[1]),
+            "count": len(inputs),
+        }
+        return self.ffi.new("sl_examples *", fields)
+
+    def scratch(self, batch, count):
+        """Noise, since nothing there may be taken for granted, and a guard behind it."""
+        self.size = self.lib.sl_tail_scratch_bytes(self.table, batch, count)
+        noise = np.random.default_rng(7).integers(0, 256, self.size + 64, dtype=np.uint8)
+        noise[self.size :] = 0xA5
+        self.block = self.ffi.new("uint8_t[]", noise.tobytes())
+        return self.block
+
+    def check_guard(self):
+        assert bytes(self.ffi.buffer(self.block, self.size + 64))[self.size :] == b"\xa5" * 64
+
+    def train(self, theta, inputs, targets, training, order_key, rounding_key):
+        values = self.ffi.new("int16_t[]", theta.tolist())
+        trained = self.ffi.new("int16_t[]", theta.size)
+        rates = ("epochs", "batch_size", "learning_rate_q16", "proximal_mu_q16")
+        plan = self.ffi.new("sl_training *", {name: getattr(training, name) for name in rates})
+        keys = self.ffi.new("sl_training_keys *", {"order": order_key, "rounding": rounding_key})
+        scratch = self.scratch(training.batch_size, len(inputs))
+        examples = self.examples(inputs, targets)
+        status = self.lib.sl_tail_train(self.table, plan, keys, examples, values, trained, scratch)
+        assert status == 0
+        self.check_guard()
+        return np.array(list(trained), np.int32)
+
+    def evaluate(self, theta, inputs, targets):
+        found, values = self.ffi.new("sl_evaluation *"), self.ffi.new("int16_t[]", theta.tolist())
+        examples = self.examples(inputs, targets)
+        self.lib.sl_tail_evaluate(self.table, values, examples, self.scratch(1, 0), found)
+        self.check_guard()
+        return found
+
+
+def data_for(network, tail, count, seed=0):
+    rng = np.random.default_rng(seed)
+    shape = network.tensors[network.inputs[0]].shape[1:]
+    x = rng.integers(-128, 128, (count, *shape)).astype(np.int8)
+    squared = not isinstance(tail.loss, CrossEntropy)
+    targets = x.reshape(count, math.prod(shape)) if squared else rng.integers(0, tail.head.classes, count)
+    return tail_inputs(network, tail, x), targets
+
+
+def compare(runtime, network, tail, training, *, count=23, seed=0, noise=40):
+    inputs, targets = data_for(network, tail, count, seed)
+    theta = initial_tail_theta(network, tail)
+    # A coordinator's theta has fractions of an int8 step.
+    theta = np.clip(
+        theta + np.random.default_rng(seed).integers(-noise, noise + 1, theta.size), -32512, 32512
+    )
+    theta = theta.astype(np.int32)
+    expected = train_tail(network, tail, theta, inputs, targets, training, *KEYS)
+    native = NativeTail(runtime, network, tail)
+    found = native.train(theta, inputs, targets, training, *KEYS)
+    assert found.tolist() == expected.tolist()
+    evaluated, reference = (
+        native.evaluate(found, inputs, targets),
+        evaluate_tail(network, tail, found, inputs, targets),
+    )
+    assert (evaluated.correct, evaluated.count) == (reference.correct, reference.count)
+    assert evaluated.loss_milli == pytest.approx(1000 * reference.mean_loss, abs=2, rel=1e-4)
+    return (found - theta).astype(bool).mean()
+
+
+@functools.cache
+def network_of(name):
+    return deep_networks.ALL[name]()
+
+
+def rate(value):
+    return round(value * 65536)
+
+
+def tails_of(name):
+    """Every depth of a network, and tails with biases and some channels."""
+    network = network_of(name)
+    layers, loss = weighted_layers(network), reconstruction(network) if name == "autoencoder" else None
+    for count in range(1, len(layers) + 1):
+        yield f"last {count}", network, last_layers(network, count, loss=loss)
+    if len(layers) > 2:
+        yield "a bias further down", network, last_layers(network, len(layers) - 2, 1, loss)
+    yield "biases", network, make_tail(network, dict.fromkeys(layers[:-1], BIAS), loss)
+    convolutions = [i for i in layers if len(network.tensors[network.layers[i].inputs[1]].shape) == 4]
+    if convolutions:
+        yield (
+            "odd channels",
+            network,
+            make_tail(network, dict.fromkeys(convolutions, Trained(channels=(1, 3)))),
+        )
+        yield "the first alone", network, make_tail(network, {convolutions[0]: WHOLE})
+
+
+CASES = [(name, *case) for name in deep_networks.ALL for case in tails_of(name)]
+
+
+@pytest.mark.parametrize(("name", "what", "network", "tail"), CASES, ids=[f"{c[0]}, {c[1]}" for c in CASES])
+def test_tails_are_the_references(runtime, name, what, network, tail):
+    training = LocalTraining(epochs=2, batch_size=4, learning_rate_q16=rate(0.05), proximal_mu_q16=rate(0.1))
+    assert compare(runtime, network, tail, training) > 0.01
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    name=st.sampled_from(sorted(deep_networks.ALL)),
+    depth=st.integers(1, 3),
+    batch=st.integers(1, 32),
+    learning_rate=st.sampled_from([0, 1, 655, 6554, 65536, 1 << 22]),
+    mu=st.sampled_from([0, 655, 65536]),
+    count=st.integers(0, 20),
+    seed=st.integers(0, 1 << 20),
+)
+def test_any_rates_are_the_references(runtime, name, depth, batch, learning_rate, mu, count, seed):
+    network = network_of(name)
+    tail = last_layers(network, depth, loss=reconstruction(network) if name == "autoencoder" else None)
+    training = LocalTraining(epochs=1, batch_size=batch, learning_rate_q16=learning_rate, proximal_mu_q16=mu)
+    compare(runtime, network, tail, training, count=count, seed=seed, noise=200)
