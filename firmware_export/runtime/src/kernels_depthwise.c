@@ -26,7 +26,7 @@ static int8_t one_channel(const sl_depthwise_conv2d_parameters *p, const window 
     return sl_requantised(sum, p->scales[channel], &p->output, p->quick);
 }
 
-#if defined(__ARM_FEATURE_DSP)
+#if defined(SL_DSP)
 
 /* One place of the window times its weights. */
 static inline __attribute__((always_inline)) void add_place(uint32_t sums[4], const int8_t *x, const int8_t *weights,
@@ -109,7 +109,7 @@ __attribute__((naked)) static void add_threes(__attribute__((unused)) uint32_t s
 }
 
 /* As many channels as come in fours; their number. */
-static __attribute__((noinline)) uint32_t in_fours(const sl_depthwise_conv2d_parameters *p, const window *at, int8_t *y)
+static __attribute__((noinline)) uint32_t several(const sl_depthwise_conv2d_parameters *p, const window *at, int8_t *y)
 {
     const uint32_t channels = p->multiplier == 1 ? p->windows.channels & ~(uint32_t)3 : 0;
     const bool edge = at->zero_point != 0, threes = at->wide == 3 && at->x_step == at->weights_step;
@@ -130,9 +130,32 @@ static __attribute__((noinline)) uint32_t in_fours(const sl_depthwise_conv2d_par
     return channels;
 }
 
+#elif defined(SL_VECTORS)
+
+/* As many channels as come in eights; their number. */
+static uint32_t several(const sl_depthwise_conv2d_parameters *p, const window *at, int8_t *y)
+{
+    const uint32_t channels = p->multiplier == 1 ? p->windows.channels & ~(uint32_t)7 : 0;
+    for (uint32_t channel = 0; channel < channels; channel += 8) {
+        const int8_t *x = at->x + channel, *weights = at->weights + channel;
+        sl_sums8 sums;
+        memcpy(&sums, at->biases + channel, sizeof sums);
+        for (uint32_t i = 0; i < at->high; i++, x += at->x_row, weights += at->weights_row) {
+            for (uint32_t j = 0; j < at->wide; j++) {
+                sl_halves8 eight = sl_widened(x + j * at->x_step) - (int16_t)at->zero_point;
+                sl_add_products(&sums, eight, sl_widened(weights + j * at->weights_step));
+            }
+        }
+        for (uint32_t k = 0; k < 8; k++) {
+            y[channel + k] = sl_requantised(sums[k], p->scales[channel + k], &p->output, p->quick);
+        }
+    }
+    return channels;
+}
+
 #else
 
-static uint32_t in_fours(const sl_depthwise_conv2d_parameters *p, const window *at, int8_t *y)
+static uint32_t several(const sl_depthwise_conv2d_parameters *p, const window *at, int8_t *y)
 {
     (void)p;
     (void)at;
@@ -176,7 +199,7 @@ void sl_depthwise_conv2d(const sl_node *node, int8_t *arena)
             const sl_span rows = sl_rows_inside(w, row);
             for (uint32_t column = 0; column < w->columns; column++, y += outputs) {
                 const window at = window_at(p, image, rows, sl_columns_inside(w, column));
-                uint32_t source = in_fours(p, &at, y);
+                uint32_t source = several(p, &at, y);
                 for (uint32_t channel = source * p->multiplier; channel < outputs; source++) {
                     for (uint32_t m = 0; m < p->multiplier; m++, channel++) {
                         y[channel] = one_channel(p, &at, channel, source);

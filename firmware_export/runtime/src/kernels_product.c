@@ -11,7 +11,7 @@ static uint32_t whole_words(uint32_t bytes)
 
 /* Adds rows of x times a pair of channels: to the sums of the first row, then of the second. In assembler for the cores with
    DSP instructions, since these loops need all fourteen registers and compilers spill some. */
-#if defined(__ARM_FEATURE_DSP)
+#if defined(SL_DSP)
 
 /* r1 weights, r2 and r3 rows, r4-r7 sums; a word of each row times a word of each channel. */
 #define ADD_WORDS                                                                                                      \
@@ -72,6 +72,46 @@ static __attribute__((noinline)) void add_row(uint32_t sums[2], const uint32_t *
     }
     sums[0] = sum0;
     sums[1] = sum1;
+}
+
+#elif defined(SL_VECTORS)
+
+/* A word twice, for both channels. */
+static inline sl_halves8 widened_twice(const int8_t *x)
+{
+    int8_t twice[8];
+    memcpy(twice, x, 4);
+    memcpy(twice + 4, x, 4);
+    return sl_widened(twice);
+}
+
+static inline void add_up(uint32_t sums[2], const sl_lanes *lanes)
+{
+    for (uint32_t i = 0; i < SL_LANES / 2; i++) {
+        sums[0] += (*lanes)[i];
+        sums[1] += (*lanes)[i + SL_LANES / 2];
+    }
+}
+
+static void add_row(uint32_t sums[2], const uint32_t *weights, const int8_t *x, const int8_t *end)
+{
+    sl_lanes lanes = {0};
+    for (; x != end; x += 4, weights += 2) {
+        sl_add_to_lanes(&lanes, widened_twice(x), sl_widened(weights));
+    }
+    add_up(sums, &lanes);
+}
+
+static void add_two_rows(uint32_t sums[4], const uint32_t *weights, const int8_t *x0, const int8_t *x1)
+{
+    sl_lanes first = {0}, second = {0};
+    for (const int8_t *end = x1; x0 != end; x0 += 4, x1 += 4, weights += 2) {
+        const sl_halves8 factors = sl_widened(weights);
+        sl_add_to_lanes(&first, widened_twice(x0), factors);
+        sl_add_to_lanes(&second, widened_twice(x1), factors);
+    }
+    add_up(sums, &first);
+    add_up(sums + 2, &second);
 }
 
 #else

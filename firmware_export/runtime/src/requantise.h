@@ -10,7 +10,7 @@
 /* (x * multiplier + 2^30) >> 31 for x within +-2^30 */
 static inline int32_t sl_high(int32_t x, int32_t multiplier)
 {
-#if defined(__ARM_FEATURE_DSP)
+#if defined(SL_DSP)
     int32_t high;
     __asm__("smmulr %0, %1, %2" : "=r"(high) : "r"(x * 2), "r"(multiplier));
     return high;
@@ -26,7 +26,7 @@ static inline int32_t sl_quick(uint32_t sum, const sl_scale *scale, int32_t rise
     int32_t high = sl_high((int32_t)sum, scale->multiplier);
     high = (high + (high >> 31)) >> ~scale->shift;
     high = (high + rise) >> 1;
-#if defined(__ARM_FEATURE_DSP)
+#if defined(SL_DSP)
     __asm__("ssat %0, #8, %0" : "+r"(high));
     return high;
 #else
