@@ -108,3 +108,13 @@ def test_a_mark_outlives_a_restart_and_not_the_next_record(runtime: Native, text
     assert content(runtime, again) == text
     assert write(runtime, again, text) == 0
     assert not opened(runtime, board).marked
+
+
+def test_a_torn_mark_is_a_mark(runtime: Native) -> None:
+    board = MemoryPort(runtime)
+    assert write(runtime, opened(runtime, board), b"text") == 0
+    cut = MemoryPort(runtime, board.contents, changes_left=0)
+    assert runtime.lib.sl_record_mark(opened(runtime, cut)) == -12
+    again = opened(runtime, MemoryPort(runtime, cut.contents))
+    assert again.marked
+    assert runtime.lib.sl_record_mark(again) == 0

@@ -5,6 +5,7 @@
 #include "bytes.h"
 
 enum { MAGIC = 0x314C5253, MARK = 0x4B52414D, HEADER_BYTES = 16, UNIT_BYTES = 8, NONE = 2, PIECE_BYTES = 64 };
+static const uint32_t BLANK = 0xFFFFFFFF;
 
 uint32_t sl_crc32(uint32_t crc, const uint8_t *bytes, uint32_t size)
 {
@@ -57,12 +58,13 @@ static uint32_t mark_place(uint32_t size)
     return HEADER_BYTES + (size + UNIT_BYTES - 1) / UNIT_BYTES * UNIT_BYTES;
 }
 
+/* A mark that was torn says as much as a whole one: it was to be set. */
 static bool is_marked(const sl_record *record)
 {
     uint8_t mark[UNIT_BYTES];
     uint32_t area = record->first_area + record->newest;
     return record->port->storage_read(record->port->context, area, mark_place(record->size), mark, UNIT_BYTES) == SL_OK &&
-           sl_get_u32(mark) == MARK && sl_get_u32(mark + 4) == MARK;
+           (sl_get_u32(mark) & sl_get_u32(mark + 4)) != BLANK;
 }
 
 sl_status sl_record_open(sl_record *record, const sl_port *port, uint32_t first_area)
