@@ -1,7 +1,10 @@
 """Training of deeper tails in C: the reference's bytes on every operator, kind of layer and loss."""
 
 import functools
+import hashlib
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,11 +23,17 @@ from sanderling.models.deep_tail import (
     weighted_layers,
 )
 from sanderling.models.native import Memory
+from sanderling.models.network import Concatenate, Elementwise, Layer, Pad, Pool2D, Quantize
+from sanderling.models.network_file import from_bytes
 from sanderling.models.tail_lowering import lower_tail
 from sanderling.models.tail_training import evaluate_tail, tail_inputs, train_tail
 from sanderling.models.training import LocalTraining
+from sanderling.models.zoo.architectures import ARCHITECTURES
+from sanderling.models.zoo.builder import random_network
 from tests.models import deep_networks
+from tests.models.tails import activation
 
+VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "training_tail.json").read_text())
 KEYS = (0x12345678, 0x9ABCDEF0), (0x0F1E2D3C, 0x4B5A6978)
 
 
@@ -38,7 +47,7 @@ class NativeTail:
 
     def examples(self, inputs, targets):
         squared = not isinstance(self.tail.loss, CrossEntropy)
-        rows = np.concatenate([inputs, targets.reshape(len(inputs), -1)], axis=1) if squared else inputs
+        rows = np.concatenate([inputs, targets], axis=1) if squared else inputs
         assert rows.shape[1] == self.lowered.row_bytes
         labels = np.zeros(len(inputs), np.uint16) if squared else targets.astype(np.uint16)
         self.kept = np.ascontiguousarray(rows, np.int8), labels
@@ -160,6 +169,91 @@ def test_tails_are_the_references(runtime, name, what, network, tail):
 )
 def test_any_rates_are_the_references(runtime, name, depth, batch, learning_rate, mu, count, seed):
     network = network_of(name)
+    depth = min(depth, len(weighted_layers(network)))
     tail = last_layers(network, depth, loss=reconstruction(network) if name == "autoencoder" else None)
     training = LocalTraining(epochs=1, batch_size=batch, learning_rate_q16=learning_rate, proximal_mu_q16=mu)
     compare(runtime, network, tail, training, count=count, seed=seed, noise=200)
+
+
+@pytest.mark.parametrize("case", VECTORS["cases"], ids=lambda case: case["name"])
+def test_a_thousand_steps_of_the_vectors(runtime, case):
+    network = from_bytes(bytes.fromhex(case["network"]))
+    plans = {
+        int(index): Trained(weights=weights, channels=None if channels is None else tuple(channels))
+        for index, (weights, channels) in case["trained"].items()
+    }
+    loss = CrossEntropy() if case["loss"] == "cross-entropy" else reconstruction(network)
+    native = NativeTail(runtime, network, make_tail(network, plans, loss))
+    inputs = np.frombuffer(bytes.fromhex(case["inputs_int8"]), "i1").reshape(case["examples"], -1)
+    targets = np.array(case["targets"], np.int8 if case["loss"] != "cross-entropy" else np.int64)
+    theta = np.frombuffer(bytes.fromhex(case["theta_int16"]), "<i2").astype(np.int32)
+    rates = {name: case[name] for name in ("batch_size", "learning_rate_q16", "proximal_mu_q16")}
+    for epochs, expected in case["blake2b_after_epochs"].items():
+        training = LocalTraining(epochs=int(epochs), **rates)
+        found = native.train(
+            theta, inputs, targets, training, tuple(case["order_key"]), tuple(case["rounding_key"])
+        )
+        assert hashlib.blake2b(found.astype("<i2").tobytes(), digest_size=32).hexdigest() == expected
+    assert found.astype("<i2").tobytes().hex() == case["trained_int16"]
+
+
+def put(builder, operator, shape, inputs, scale, zero_point):
+    """A layer whose output's scale is given, not fitted."""
+    index = len(builder.layers)
+    tensor = builder.add(activation(f"t{index}", shape, scale, zero_point))
+    layer = Layer(name=f"l{index}", operator=operator, inputs=tuple(inputs), outputs=(tensor,))
+    builder.layers.append(layer)
+    builder.current = tensor
+    return tensor
+
+
+def mixed_network():
+    """The operators that the small networks lack: padding, concatenation, two ReLUs, requantisation, a fused pool."""
+    b = deep_networks.Builder(3, (1, 7, 6, 3))
+    trunk = b.conv(4, (3, 3), (1, 1), (1, 1, 1, 1), relu=False)
+    own = b.tensors[trunk].quantization.scales[0], b.tensors[trunk].quantization.zero_points[0]
+    shape = b.shape
+    low = put(b, Elementwise(function="relu6"), shape, [trunk], *own)
+    high = put(b, Elementwise(function="relu"), shape, [trunk], *own)
+    coarse = put(b, Quantize(), shape, [trunk], own[0] * 1.3, -9)
+    pooling = Pool2D(kind="average", window=(2, 3), stride=(1, 1), padding=(1, 0, 1, 1), activation="relu")
+    pooled = put(b, pooling, shape, [coarse], own[0] * 1.3, -9)
+    fine = put(b, Quantize(), shape, [pooled], *own)
+    joined = put(b, Concatenate(axis=3), (1, 7, 6, 12), [low, fine, high], *own)
+    put(b, Pad(amounts=((0, 0), (1, 0), (0, 2), (0, 0))), (1, 8, 8, 12), [joined], *own)
+    b.depthwise((2, 2), (2, 1), (0, 1, 0, 0))
+    b.pool("max", (2, 2), (1, 1))
+    b.mean()
+    b.dense(3)
+    return b.network()
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_other_operators_are_the_references(runtime, depth):
+    network = mixed_network()
+    training = LocalTraining(epochs=2, batch_size=3, learning_rate_q16=rate(0.05))
+    assert compare(runtime, network, last_layers(network, depth), training) > 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", deep_networks.ALL)
+def test_a_thousand_steps_are_the_references(runtime, name):
+    network = network_of(name)
+    loss = reconstruction(network) if name == "autoencoder" else None
+    tail = last_layers(network, len(weighted_layers(network)), loss=loss)
+    training = LocalTraining(
+        epochs=84, batch_size=2, learning_rate_q16=rate(0.02), proximal_mu_q16=rate(0.01)
+    )
+    assert compare(runtime, network, tail, training, count=24) > 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_tails_of_the_zoo_are_the_references(runtime, name):
+    network = random_network(name, 1)
+    weighted = len(weighted_layers(network))
+    count = min(3, weighted)
+    loss = reconstruction(network) if ARCHITECTURES[name].objective == "reconstruction" else None
+    tail = last_layers(network, count, min(1, weighted - count), loss)
+    training = LocalTraining(epochs=2, batch_size=2, learning_rate_q16=rate(0.02))
+    compare(runtime, network, tail, training, count=5)
