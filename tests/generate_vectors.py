@@ -265,7 +265,25 @@ def _messages() -> Iterator[Any]:
 
 def _refused_messages() -> Iterator[dict[str, Any]]:
     update = next(message for message in _messages() if isinstance(message, m.UpdateMessage)).encode()
+    plan = next(message for message in _messages() if isinstance(message, m.RoundPlan)).encode()
+    chunk = next(message for message in _messages() if isinstance(message, m.ModelChunk)).encode()
     cases: list[tuple[str, Any, bytes]] = [
+        ("a plan cut off", m.RoundPlan, plan[:-1]),
+        ("a plan with a trailing byte", m.RoundPlan, plan + b"\0"),
+        ("a plan of version 2", m.RoundPlan, plan[:2] + b"\2" + plan[3:]),
+        ("a plan of version 2 with a field more", m.RoundPlan, b"\xad\x00\x02" + plan[3:] + b"\x0c\x00"),
+        ("a plan with a field too few", m.RoundPlan, b"\xab" + plan[1 : plan.rindex(b"\x0b\x81")]),
+        (
+            "a plan whose keys are not in order",
+            m.RoundPlan,
+            plan.replace(b"\x03\x03\x04\x01", b"\x04\x01\x03\x03"),
+        ),
+        ("a plan with a name that is none", m.RoundPlan, plan.replace(b"bp4", b"bp ")),
+        ("a plan in phase 3", m.RoundPlan, plan.replace(b"\x03\x03\x04\x01", b"\x03\x03\x04\x03")),
+        ("a plan with a long round", m.RoundPlan, plan.replace(b"\x03\x03\x04", b"\x03\x18\x03\x04")),
+        ("a plan that is an array", m.RoundPlan, b"\x8c" + plan[1:]),
+        ("a chunk beyond its count", m.ModelChunk, chunk[:2] + b"\x05\x03" + chunk[4:]),
+        ("a chunk without a piece", m.ModelChunk, b"\x85\x01\x00\x01\x40\x48" + bytes(8)),
         ("empty", m.UpdateMessage, b""),
         ("truncated", m.UpdateMessage, update[:-1]),
         ("a trailing byte", m.UpdateMessage, update + b"\0"),

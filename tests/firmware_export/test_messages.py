@@ -163,6 +163,24 @@ def test_the_largest_plan_is_read_in_little_memory_and_a_larger_one_not_at_all(r
     assert runtime.lib.sl_plan_begin(reader, b"watch", b"d", m.RoundPlan.MAX_BYTES) == 0
 
 
+PLANS = [case for case in VECTORS["accepted"] if case["type"] == "round plan"]
+NO_PLANS = [case for case in VECTORS["refused"] if case["type"] == "round plan"]
+
+
+@pytest.mark.parametrize("case", PLANS, ids=lambda case: case["fields"]["phase"])
+@pytest.mark.parametrize("piece", [1, 7, 10_000])
+def test_the_vectors_of_plans_are_read(runtime: Native, case: dict, piece: int) -> None:
+    data = bytes.fromhex(case["data"])
+    found = read_plan(runtime, data, "watch", "p5", list(range(0, len(data), piece)))
+    check_same(runtime, m.RoundPlan.decode(data), found, "p5")
+
+
+@pytest.mark.parametrize("case", NO_PLANS, ids=lambda case: case["name"])
+def test_a_refused_plan_has_the_reason_of_its_vector(runtime: Native, case: dict) -> None:
+    data = bytes.fromhex(case["data"])
+    assert read_plan(runtime, data, "watch", "p5", list(range(0, len(data), 5))) == case["reason"]
+
+
 # --- what a node sends ---
 
 
