@@ -2,39 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from sanderling.firmware_export import golden
 from sanderling.firmware_export.c_tree import Export, array
 from sanderling.firmware_export.generate import generate
-from sanderling.models.c_data import Struct, Table, Value
+from sanderling.models.c_data import Struct, Table
 from sanderling.models.lowering import Lowered, lower
 from sanderling.models.network import Network
-from sanderling.models.operators import Quantization
 from sanderling.models.package import ModelPackage
 from sanderling.models.preprocessing import STEPS_PER_STD, Preprocessing
 from sanderling.models.tail import DenseHead, dense_head
-from sanderling.models.tail_lowering import head_fields
+from sanderling.models.tail_lowering import head_struct
 
 LARGEST = float(np.finfo(np.float32).max)
 
 
-def flashed_files(package: ModelPackage, *, low: float = -LARGEST, high: float = LARGEST) -> dict[str, str]:
+def flashed_files(
+    package: ModelPackage,
+    *,
+    low: float = -LARGEST,
+    high: float = LARGEST,
+    lowered: Lowered | None = None,
+    includes: Sequence[str] = (),
+) -> dict[str, str]:
     """The generated files of a node's model. A sensor's value outside of low..high is no reading.
+
+    `lowered` is the network with other kernels than the plain ones, whose structs `includes` declare.
 
     ModelFormatError for a network that the C runtime cannot run, or whose last layer is no head to train.
     """
     network = package.network
-    lowered, head = lower(network), dense_head(network)
+    lowered, head = lowered or lower(network), dense_head(network)
     model = flashed_model(network, lowered, head, package.preprocessing, (low, high))
     return generate(
         network,
         lowered=lowered,
         exports=[Export(name="sl_flashed", value=model, comment="All of it, as the agent takes it.")],
         constants=sizes(network, head),
-        includes=["sanderling/flashed_model.h"],
+        includes=["sanderling/flashed_model.h", *includes],
     )
 
 
@@ -66,15 +74,10 @@ def flashed_model(
             "head_node": lowered.first_node_of_layer[head.layer],
             "features": features.offset,
             "preprocessing": _one("preprocessing", _preprocessing(preprocessing, span)),
-            "head": _one("head", Struct(ctype="sl_head", fields=_nested(head_fields(head)))),
+            "head": _one("head", head_struct(head)),
             "golden": array("uint8_t", golden.digest(network, head), "golden"),
         },
     )
-
-
-def preprocessing_of(quantization: Quantization, channels: int) -> Preprocessing:
-    """For a model file that brings none: real values as its input's quantisation takes them."""
-    return Preprocessing.of_input(quantization, channels)
 
 
 def _preprocessing(preprocessing: Preprocessing, span: tuple[float, float]) -> Struct:
@@ -89,14 +92,6 @@ def _preprocessing(preprocessing: Preprocessing, span: tuple[float, float]) -> S
             "high": span[1],
         },
     )
-
-
-def _nested(fields: Mapping[str, object]) -> dict[str, Value]:
-    """Fields of fields become structs."""
-    return {
-        name: Struct(ctype="sl_scale", fields=_nested(value)) if isinstance(value, Mapping) else value  # type: ignore[misc]
-        for name, value in fields.items()
-    }
 
 
 def _one(name: str, struct: Struct) -> Table:
