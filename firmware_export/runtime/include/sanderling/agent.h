@@ -94,9 +94,7 @@ typedef struct {
     bool announcing;             /* it is on its way */
     uint32_t status_size;
     uint8_t status[384];
-    uint8_t will[192];
     uint32_t refused;            /* messages, each logged with its reason */
-    char client_id[144];
     char topic_chunk[192];
     char topic_report[192];
     char topic_status[192];
