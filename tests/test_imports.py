@@ -15,6 +15,7 @@ ALLOWED = {
     "coordinator": {"broker", "models"},
     "edge_runtime": {"broker", "models"},
     "firmware_export": {"broker", "models"},
+    "hil": {"coordinator", "edge_runtime", "firmware_export", "broker", "models"},
     "simulation": {"coordinator", "edge_runtime", "broker", "models"},
 }
 
