@@ -2,7 +2,7 @@
 
 Contribution analysis as in MCUNetV3 (Lin et al. 2022, arXiv 2206.15472): each layer's weights, a share of their
 channels, or its bias alone are trained together with the head, on the user's data in integers; what helps most for its
-bytes is put together. The memory is what the C runtime takes, until it is measured there an estimate.
+bytes is put together. The memory is what the C runtime takes, by the plan in models/tail_lowering.py.
 """
 
 from __future__ import annotations
@@ -28,20 +28,16 @@ from sanderling.models.deep_tail import (
 )
 from sanderling.models.errors import ModelFormatError
 from sanderling.models.network import (
-    Conv2D,
-    DepthwiseConv2D,
     FullyConnected,
-    Layer,
     Network,
-    Pool2D,
-    Reshape,
-    Softmax,
 )
 from sanderling.models.random_bits import Key
+from sanderling.models.tail_lowering import tail_memory
 from sanderling.models.tail_step import TailStep, targets_of
 from sanderling.models.tail_training import evaluate_tail, tail_inputs, train_tail
 from sanderling.models.training import LocalTraining
 
+THETA_BYTES = 2
 EXAMPLE_OVERHEAD_BYTES = 4  # a label and a place in the order of an epoch
 SHARES = (1.0, 0.5, 0.25)  # of a convolution's channels that are tried
 SAMPLE_EXAMPLES = 128  # whose gradients choose the channels
@@ -53,9 +49,9 @@ Plan = dict[int, Trained]
 class TrainingMemory:
     """Bytes of SRAM that a round of training takes on the device."""
 
-    parameters: int  # int8 weights and int16 shadows, and as many again of the round's start
-    gradients: int  # int32: of weights and biases, or of a dense layer's errors over a batch
-    activations: int  # int8, of one example, of a dense layer's inputs over a batch
+    parameters: int  # theta, int16, and the one that the round starts with
+    gradients: int  # int32: of weights and biases, or of a dense layer's errors over a batch, with its inputs
+    activations: int  # of one example, int8, and a kernel's scratch memory
     errors: int  # int16 mantissas, and the int32 sums they are normalised from
     cache: int  # int8, of the stored examples
 
@@ -96,60 +92,27 @@ class Choice:
 
 
 def training_memory(network: Network, tail: Tail, *, batch_size: int, cache_examples: int) -> TrainingMemory:
-    """An estimate: examples go through the tail one after the other, gradients add up over the batch."""
-    parameters = gradients = kept = 0
-    for layer in tail.layers:
-        weights, biases = layer.bias_start - layer.start, len(layer.channels)
-        parameters += 2 * ((1 if layer.kind == "int8" else 2) * weights + 2 * biases)
-        if layer.kind == "shadow":  # a weight's gradient over the batch is summed in a register
-            gradients += 4 * len(layer.weight_scales) * batch_size
-            kept += layer.terms * (batch_size - 1) if layer.layer != tail.first else 0
-        else:
-            gradients += 4 * (weights + biases)
-    entering = sum(_elements(network, tensor) for tensor in tail.entering)
-    activations, errors = _one_example(network, tail)
+    """What the C runtime takes; ModelFormatError for a tail that it does not train."""
+    entering = sum(math.prod(network.tensors[tensor].shape) for tensor in tail.entering)
+    parameters = 2 * THETA_BYTES * tail.dimension
+    cache = cache_examples * (entering + EXAMPLE_OVERHEAD_BYTES)
+    if len(tail.layers) == 1 and isinstance(tail.loss, CrossEntropy):
+        head = tail.head  # errors of a batch, the gradient of one class; features less their zero point
+        return TrainingMemory(
+            parameters=parameters,
+            gradients=4 * (batch_size * head.classes + head.features),
+            activations=2 * head.features,
+            errors=0,
+            cache=cache,
+        )
+    memory = tail_memory(network, tail)
     return TrainingMemory(
         parameters=parameters,
-        gradients=gradients,
-        activations=activations + kept,
-        errors=errors,
-        cache=cache_examples * (entering + EXAMPLE_OVERHEAD_BYTES),
+        gradients=memory.gradients + batch_size * memory.example,
+        activations=memory.activations + memory.scratch,
+        errors=memory.errors,
+        cache=cache,
     )
-
-
-def _one_example(network: Network, tail: Tail) -> tuple[int, int]:
-    """Bytes of the activations of one example, and of its errors where they are most."""
-    layers = [
-        layer
-        for layer in network.layers[tail.first : tail.head.layer + 1]
-        if not isinstance(layer.operator, Softmax)
-    ]
-    written = [
-        layer.outputs[0] for layer in layers[:-1] if not isinstance(layer.operator, Reshape)
-    ]  # the head's accumulators are its errors
-    waiting, most = {layers[-1].outputs[0]}, 4 * tail.head.classes
-    for layer in reversed(layers):
-        below = {i for i in layer.inputs if network.tensors[i].data is None} - set(tail.entering)
-        arriving = _error_bytes(layer) * sum(_elements(network, i) for i in below)
-        most = max(most, 2 * sum(_elements(network, i) for i in waiting) + arriving)
-        waiting = (waiting - set(layer.outputs)) | below
-    return sum(_elements(network, tensor) for tensor in written), most
-
-
-def _error_bytes(layer: Layer) -> int:
-    """Of one error while the layer passes it back: int32 where several are added up, else int16, or its own place."""
-    match layer.operator:
-        case Reshape():
-            return 0
-        case Pool2D(window=window, stride=stride) if window[0] <= stride[0] and window[1] <= stride[1]:
-            return 2
-        case Conv2D() | DepthwiseConv2D() | FullyConnected() | Pool2D():
-            return 4
-    return 2
-
-
-def _elements(network: Network, tensor: int) -> int:
-    return math.prod(network.tensors[tensor].shape)
 
 
 # Choice
@@ -249,9 +212,9 @@ class _Trial:
             return self.found[key]
         try:
             tail = make_tail(self.network, plan, self.loss)
+            memory = self.memory(tail)
         except ModelFormatError:
             return None
-        memory = self.memory(tail)
         if memory.total > self.sram_bytes:
             return None
         inputs = tail_inputs(self.network, tail, self.train.inputs)

@@ -464,7 +464,10 @@ def _aligned(size: int) -> int:
 
 def _adds_up(node: Node, layer: Layer) -> bool:
     """Whether errors are summed in int32 on their way back."""
-    return isinstance(node, Weighted) or isinstance(layer.operator, Pool2D)
+    if isinstance(layer.operator, Pool2D):
+        (height, width), (down, right) = layer.operator.window, layer.operator.stride
+        return height > down or width > right
+    return isinstance(node, Weighted)
 
 
 def _is_whole(node: Weighted) -> bool:

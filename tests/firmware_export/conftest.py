@@ -1,5 +1,6 @@
 """The C runtime, built once a session: for this machine, and with the bench program for the emulated boards."""
 
+import os
 import shutil
 
 import pytest
@@ -14,7 +15,8 @@ from tests.firmware_export.tools import BENCH, need
 def runtime() -> Native:
     if shutil.which("cc") is None:
         pytest.skip("no C compiler")
-    return open_library(native.library(), native.headers())
+    flags = os.environ.get("SANDERLING_NATIVE_FLAGS", "-O2").split()
+    return open_library(native.library(flags=flags), native.headers())
 
 
 @pytest.fixture(scope="session", params=EMULATED, ids=lambda board: board.name)

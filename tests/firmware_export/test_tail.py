@@ -25,6 +25,7 @@ from sanderling.models.deep_tail import (
 from sanderling.models.native import Memory
 from sanderling.models.network import Concatenate, Elementwise, Layer, Pad, Pool2D, Quantize
 from sanderling.models.network_file import from_bytes
+from sanderling.models.tail_choice import training_memory
 from sanderling.models.tail_lowering import lower_tail
 from sanderling.models.tail_training import evaluate_tail, tail_inputs, train_tail
 from sanderling.models.training import LocalTraining
@@ -205,6 +206,18 @@ def put(builder, operator, shape, inputs, scale, zero_point):
     builder.layers.append(layer)
     builder.current = tensor
     return tensor
+
+
+@pytest.mark.parametrize(("batch", "count"), [(1, 6), (8, 40), (32, 33)])
+def test_memory_is_what_is_said_when_a_tail_is_chosen(runtime, batch, count):
+    for name in deep_networks.ALL:
+        for what, network, tail in tails_of(name):
+            native = NativeTail(runtime, network, tail)
+            scratch = runtime.lib.sl_tail_scratch_bytes(native.table, batch, count)
+            said = training_memory(network, tail, batch_size=batch, cache_examples=count)
+            apart_from_examples = said.total - said.cache - said.parameters
+            if len(tail.layers) > 1:
+                assert scratch == apart_from_examples + 2 * (count + count % 2), (name, what)
 
 
 def mixed_network():

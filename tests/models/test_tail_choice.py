@@ -25,22 +25,23 @@ def test_memory_of_a_head_by_hand():
     network = deep_networks.separable()
     taken = memory(network, last_layers(network, 1))
     assert taken.parameters == 2 * (2 * 40 + 2 * 4)  # int16, and as many of the round's start
-    assert taken.gradients == 4 * 4 * 8  # errors of 8 examples
-    assert (taken.activations, taken.errors) == (0, 4 * 4)
+    assert taken.gradients == 4 * 4 * 8 + 4 * 10  # errors of 8 examples; the gradient of one class
+    assert (taken.activations, taken.errors) == (2 * 10, 0)
     assert taken.cache == 10 * (10 + 4)
-    assert taken.total == 176 + 128 + 16 + 140
+    assert taken.total == 176 + 168 + 20 + 140
 
 
 def test_memory_of_a_pointwise_layer_by_hand():
     """8 channels in, 10 out, on 4x3 pixels; then a pool to one pixel, 4 classes."""
     network = deep_networks.separable()
     taken = memory(network, make_tail(network, {4: WHOLE}))
-    assert taken.parameters == 176 + 2 * (80 + 2 * 10)
-    assert taken.gradients == 128 + 4 * (80 + 10)
-    # its output and the pool's of one example, and the head's inputs over the batch
-    assert taken.activations == 120 + 10 + 7 * 10
-    # errors of the pool and of its input: its windows do not overlap, nothing is added up
-    assert taken.errors == 2 * 10 + 2 * 120
+    assert taken.parameters == 176 + 4 * (80 + 10)
+    # int32 of weights and biases, factors of both and the head's, errors and inputs of the head over the batch
+    assert taken.gradients == 4 * (80 + 10) + 4 * (10 + 10 + 1) + 8 * (4 * 4 + 10 + 2)
+    # what enters, its output and the pool's of one example; a window of the head's inputs
+    assert taken.activations == 96 + 120 + 10 + 2 + 2 * 10
+    # the head's; of the pool; of its input, whose windows do not overlap, so that nothing is added up; exponents
+    assert taken.errors == 16 + 2 * 10 + 2 * 120 + 4 * 5
     assert taken.cache == 10 * (4 * 3 * 8 + 4)
 
 
@@ -51,7 +52,8 @@ def test_part_of_the_channels_and_the_bias_alone_take_less():
         for option in (WHOLE, Trained(channels=(0, 1, 2, 3, 4)), BIAS)
     )
     assert whole.total > half.total > bias.total
-    assert half.gradients - 128 == (whole.gradients - 128) // 2
+    of_the_head = 4 + 8 * 28
+    assert half.gradients - of_the_head == (whole.gradients - of_the_head) // 2
 
 
 def test_ranked_tails_fit_and_are_in_order():
@@ -118,5 +120,5 @@ def test_autoencoders_are_ranked_by_loss():
 def test_a_budget_below_the_head_is_refused_with_what_it_takes():
     network = deep_networks.separable()
     data = Data(**_task(1, 20))
-    with pytest.raises(ModelFormatError, match=r"head takes 460 bytes with 10 examples, there are 300"):
+    with pytest.raises(ModelFormatError, match=r"head takes 504 bytes with 10 examples, there are 300"):
         rank_tails(network, data, data, TRAINING, sram_bytes=300, cache_examples=10, keys=KEYS)

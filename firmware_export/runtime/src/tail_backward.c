@@ -61,57 +61,79 @@ void sl_pass_mean(const sl_tail_node *node, const sl_tail_state *state)
     sl_arrived(state, input, *sl_exponent(state, node->error) - node->factors.exponent);
 }
 
-/* Adds one output's error to the sums under its window. */
+/* Where a pool's errors go: to int32 sums, or where windows do not overlap at once to mantissas. */
+typedef struct {
+    int32_t *sums;
+    int16_t *mantissas; /* null where there are sums */
+} destination;
+
+static void give(const destination *to, uint32_t at, int16_t error)
+{
+    if (to->mantissas != NULL) {
+        to->mantissas[at] = error;
+    } else {
+        to->sums[at] += error;
+    }
+}
+
+/* Passes on one output's error to what is under its window, whose first element is `first`. */
 typedef void (*spread)(const sl_tail_node *node, const sl_windows *w, sl_span rows, sl_span columns, const int8_t *x,
-                       int16_t error, int32_t *sums);
+                       uint32_t first, int16_t error, const destination *to);
 
 static void spread_evenly(const sl_tail_node *node, const sl_windows *w, sl_span rows, sl_span columns, const int8_t *x,
-                          int16_t error, int32_t *sums)
+                          uint32_t first, int16_t error, const destination *to)
 {
     const uint32_t high = rows.last - rows.first, wide = columns.last - columns.first;
     const int16_t share = sl_times(error, node->factors.mantissas[high * wide]);
     (void)x;
     for (uint32_t i = 0; i < high; i++) {
         for (uint32_t j = 0; j < wide; j++) {
-            sums[(i * w->width + j) * w->channels] += share;
+            give(to, first + (i * w->width + j) * w->channels, share);
         }
     }
 }
 
 static void give_to_largest(const sl_tail_node *node, const sl_windows *w, sl_span rows, sl_span columns,
-                            const int8_t *x, int16_t error, int32_t *sums)
+                            const int8_t *x, uint32_t first, int16_t error, const destination *to)
 {
-    uint32_t largest = 0;
+    uint32_t largest = first;
     (void)node;
     for (uint32_t i = 0; i < rows.last - rows.first; i++) {
         for (uint32_t j = 0; j < columns.last - columns.first; j++) {
-            const uint32_t at = (i * w->width + j) * w->channels;
+            const uint32_t at = first + (i * w->width + j) * w->channels;
             largest = x[at] > x[largest] ? at : largest;
         }
     }
-    sums[largest] += error;
+    give(to, largest, error);
 }
 
-static void pass_pool(const sl_tail_node *node, const sl_tail_state *state, spread give, int32_t factor_exponent)
+static void pass_pool(const sl_tail_node *node, const sl_tail_state *state, spread pass, int32_t factor_exponent)
 {
     const sl_pool_parameters *p = node->node->parameters;
     const sl_windows *w = &p->windows;
     const sl_tail_input *input = node->inputs;
     const int16_t *error = sl_live(node, state);
     const int8_t *x = sl_activation(state, input->activation);
-    int32_t *sums = (int32_t *)(void *)(state->ram + input->error.mantissas);
-    memset(sums, 0, input->size * sizeof *sums);
+    const bool apart = w->window_height <= w->stride_y && w->window_width <= w->stride_x;
+    const destination to = {(int32_t *)(void *)(state->ram + input->error.mantissas),
+                            apart ? sl_mantissas(state, input->error) : NULL};
+    const int32_t exponent = *sl_exponent(state, node->error) - factor_exponent;
+    memset(to.sums, 0, input->size * (apart ? sizeof *to.mantissas : sizeof *to.sums));
     for (uint32_t row = 0; row < w->rows; row++) {
         const sl_span rows = sl_rows_inside(w, row);
         for (uint32_t column = 0; column < w->columns; column++) {
             const sl_span columns = sl_columns_inside(w, column);
             const uint32_t first = (rows.at * w->width + columns.at) * w->channels;
             for (uint32_t channel = 0; channel < w->channels; channel++) {
-                give(node, w, rows, columns, x + first + channel, *error++, sums + first + channel);
+                pass(node, w, rows, columns, x, first + channel, *error++, &to);
             }
         }
     }
-    sl_sums_arrived(state, input, *sl_exponent(state, node->error) - factor_exponent);
+    if (apart) {
+        sl_arrived(state, input, sl_normalise(to.mantissas, input->size, exponent));
+    } else {
+        sl_sums_arrived(state, input, exponent);
+    }
 }
 
 void sl_pass_average_pool(const sl_tail_node *node, const sl_tail_state *state)
