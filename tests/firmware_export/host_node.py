@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import socket
 import time
 from collections.abc import Callable
@@ -20,7 +21,10 @@ OK, PENDING = 0, 1
 
 
 class HostNode:
-    """Polled by the test. `contents` is the storage of a node that ran before."""
+    """Polled by the test. `contents` is the storage of a node that ran before.
+
+    With `noise` its line is a serial one: framed, to a gateway that connects to `line`, and it loses and flips bytes.
+    """
 
     def __init__(
         self,
@@ -33,9 +37,12 @@ class HostNode:
         changes_left: int = 1 << 30,
         device: str = "dev-1",
         top_k: bool = False,
+        noise: random.Random | None = None,
     ) -> None:
         self.runtime, self.log, self._port = runtime, list[str](), port
+        self._noise = noise
         self._socket: socket.socket | None = None
+        self._listener = socket.create_server(("127.0.0.1", 0)) if noise else None
         self._kept: list[Any] = []
         area = bytearray(b"\xff" * 2048)
         self.board = MemoryPort(runtime, contents or [bytearray(area) for _ in range(AREAS)], changes_left)
@@ -63,8 +70,18 @@ class HostNode:
         """The round whose report was delivered, else 0."""
         return self.agent.answered.round if self.agent.delivered and self.agent.report_size else 0
 
+    @property
+    def line(self) -> str:
+        assert self._listener is not None
+        return f"tcp://127.0.0.1:{self._listener.getsockname()[1]}"
+
     def close(self) -> None:
         """Takes the power away."""
+        self._hang_up()
+        if self._listener is not None:
+            self._listener.close()
+
+    def _hang_up(self) -> None:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -83,9 +100,20 @@ class HostNode:
     def _connection(self) -> socket.socket | None:
         if self._socket is None:
             with contextlib.suppress(OSError):
-                self._socket = socket.create_connection(("127.0.0.1", self._port), 1.0)
+                if self._listener is None:
+                    self._socket = socket.create_connection(("127.0.0.1", self._port), 1.0)
+                else:
+                    self._listener.settimeout(0.05)
+                    self._socket = self._listener.accept()[0]
                 self._socket.setblocking(False)
         return self._socket
+
+    def _line_noise(self, data: bytes) -> bytes:
+        """What a bad line makes of it: of a thousand bytes two are lost, two have a bit flipped."""
+        if self._noise is None:
+            return data
+        kept = [byte for byte in data if self._noise.random() > 0.002]
+        return bytes(b ^ (1 << self._noise.randrange(8)) if self._noise.random() < 0.002 else b for b in kept)
 
     def _read(self, _context: Any, target: Any, size: int) -> int:
         if (connection := self._connection()) is None:
@@ -98,8 +126,9 @@ class HostNode:
         except OSError:
             data = b""
         if not data:
-            self.close()
-            return -13
+            self._hang_up()
+            return 0 if self._listener else -13
+        data = self._line_noise(data)
         self.runtime.ffi.buffer(target, len(data))[:] = data
         return len(data)
 
@@ -107,12 +136,13 @@ class HostNode:
         if (connection := self._connection()) is None:
             return 0
         try:
-            return connection.send(bytes(self.runtime.ffi.buffer(data, size)))
+            connection.sendall(self._line_noise(bytes(self.runtime.ffi.buffer(data, size))))
         except BlockingIOError:
             return 0
         except OSError:
-            self.close()
-            return -13
+            self._hang_up()
+            return 0 if self._listener else -13
+        return size
 
     def _new(self, kind: str, initial: Any) -> Any:
         self._kept.append(self.runtime.ffi.new(kind, initial))
@@ -125,6 +155,7 @@ class HostNode:
         config.federation, config.device = self._new("char[]", b"bench"), self._new("char[]", device.encode())
         config.software = self._new("char[]", b"test")
         config.keep_alive_s = 30
+        config.framed = self._noise is not None
         config.port, config.model, config.intake = self.board.port, flashed.model, intake.struct
         config.start = flashed.start
         config.scratch, config.scratch_bytes = flashed.scratch, flashed.scratch_bytes

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import random
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -13,7 +15,8 @@ from sanderling.broker import chunks
 from sanderling.broker.messages import EvaluationMessage, RoundPlan, UpdateMessage
 from sanderling.broker.mosquitto import Mosquitto, find_mosquitto
 from sanderling.broker.run import start_broker
-from sanderling.edge_runtime import trainer
+from sanderling.edge_runtime import gateway, trainer
+from sanderling.edge_runtime.gateway import GatewaySettings
 from sanderling.edge_runtime.trainer import Examples, LocalData
 from sanderling.models import inference
 from sanderling.models.native import Native
@@ -184,6 +187,27 @@ def test_a_broker_that_goes_and_comes_back_gets_the_report(
             assert number == 1  # the first one again: its acknowledgement was lost with the broker
         coordinator.close()
     node.close()
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_line_that_loses_and_flips_bytes_costs_nothing_but_time(
+    coordinator, broker, start, seed: int
+) -> None:
+    node, stop = start(noise=random.Random(seed)), threading.Event()
+    settings = GatewaySettings(lines=(node.line,), baud=115200, host="127.0.0.1", port=broker.port)
+    thread = threading.Thread(target=gateway.run, args=(settings, stop, lambda line: None))
+    thread.start()
+    try:
+        for number in range(1, 7):
+            plan = replace(PLAN, round=number)
+            announce(coordinator, plan, MODEL)
+            node.poll_until(lambda number=number: node.answered == number)
+            assert same_but_for_time(coordinator.update(), expected(plan, MODEL)[0])
+        assert node.agent.frame.damaged > 0
+        assert node.agent.frame.repeated > 0
+    finally:
+        stop.set()
+        thread.join()
 
 
 @pytest.mark.parametrize(
