@@ -19,7 +19,7 @@ from sanderling.broker.errors import (
     WrongRoundError,
     WrongRunError,
 )
-from sanderling.broker.messages import EvaluationMessage, StatusMessage, UpdateMessage
+from sanderling.broker.messages import EvaluationMessage, StatusMessage, UpdateMessage, UpdatePlan
 from sanderling.broker.topics import Topics
 from sanderling.coordinator.reports import Report
 from sanderling.coordinator.rounds import (
@@ -28,7 +28,6 @@ from sanderling.coordinator.rounds import (
     Evaluated,
     Event,
     ReportArrived,
-    coordinate_count,
     coordinates_of,
     evaluated_models,
 )
@@ -60,11 +59,11 @@ def admit(
 
 
 def decode_report(
-    settings: CoordinatorSettings, number: int, dimension: int, device_id: str, payload: bytes
+    federation: str, plan: UpdatePlan, dimension: int, device_id: str, payload: bytes
 ) -> Report:
-    """A report as it was sent for round `number`, decoded within the round's bounds; also how a replay reads it."""
+    """A report as it was sent under `plan`, decoded within its bounds; also how a replay reads it."""
     message = UpdateMessage.decode(payload)
-    return _decoded(settings, number, dimension, device_id, message, payload)
+    return _decoded(federation, plan, dimension, device_id, message, payload)
 
 
 def _check_known(settings: CoordinatorSettings, state: CoordinatorState, device_id: str, kind: str) -> None:
@@ -93,27 +92,21 @@ def _report(
     expected = state.model.model_hash[:8]
     if message.model_hash_prefix != expected:
         raise WrongModelError(device_id, expected, message.model_hash_prefix)
-    return _decoded(settings, opened.number, state.model.theta.size, device_id, message, payload)
+    dimension = state.model.theta.size
+    return _decoded(settings.federation, opened.update, dimension, device_id, message, payload)
 
 
 def _decoded(
-    settings: CoordinatorSettings,
-    number: int,
-    dimension: int,
-    device_id: str,
-    message: UpdateMessage,
-    payload: bytes,
+    federation: str, plan: UpdatePlan, dimension: int, device_id: str, message: UpdateMessage, payload: bytes
 ) -> Report:
     update = codec.decode(
         message.payload,
         dimension=dimension,
-        coordinates=_round_coordinates(settings, number, dimension),
-        max_coordinates=coordinate_count(settings, dimension),
+        coordinates=_round_coordinates(federation, plan, dimension),
+        max_coordinates=plan.coordinates,
     )
-    if update.scale_shift != settings.update.scale_shift:
-        raise CodecError(
-            f"expected the plan's scale shift {settings.update.scale_shift}, came {update.scale_shift}"
-        )
+    if update.scale_shift != plan.scale_shift:
+        raise CodecError(f"expected the plan's scale shift {plan.scale_shift}, came {update.scale_shift}")
     return Report(
         device_id=device_id,
         num_examples=message.num_examples,
@@ -127,9 +120,9 @@ def _decoded(
 
 
 @functools.lru_cache(maxsize=4)
-def _round_coordinates(settings: CoordinatorSettings, number: int, dimension: int) -> Int32Vector | None:
+def _round_coordinates(federation: str, plan: UpdatePlan, dimension: int) -> Int32Vector | None:
     """`coordinates_of`, once a round instead of once a report."""
-    return coordinates_of(settings, number, dimension)
+    return coordinates_of(federation, plan, dimension)
 
 
 def _check_run(state: CoordinatorState, device_id: str, run: str) -> None:

@@ -10,18 +10,18 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from sanderling.broker.messages import EvaluationMessage
+from sanderling.broker.messages import EvaluationMessage, UpdatePlan
 from sanderling.coordinator.reports import Report
 from sanderling.coordinator.rounds import OpenRound, RoundRecord
 from sanderling.models.errors import UsageError
 from sanderling.models.updates import GlobalModel
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FILE_NAME = "ledger.sqlite"
 
 _SCHEMA = """
@@ -32,6 +32,7 @@ CREATE TABLE run (
 CREATE TABLE model (version INTEGER PRIMARY KEY, hash BLOB NOT NULL, theta BLOB NOT NULL);
 CREATE TABLE round (
     number INTEGER PRIMARY KEY, cohort TEXT NOT NULL, opened REAL NOT NULL, deadline REAL,
+    update_plan TEXT NOT NULL, reason TEXT NOT NULL,
     closed REAL, committed INTEGER, model_version INTEGER, summary TEXT
 );
 CREATE TABLE report (
@@ -109,8 +110,15 @@ class Ledger:
         """A round is about to be announced."""
         with self._transaction():
             self._database.execute(
-                "INSERT INTO round (number, cohort, opened, deadline) VALUES (?, ?, ?, ?)",
-                (opened.number, json.dumps(opened.cohort), opened.opened_at, opened.deadline),
+                "INSERT INTO round (number, cohort, opened, deadline, update_plan, reason) VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    opened.number,
+                    json.dumps(opened.cohort),
+                    opened.opened_at,
+                    opened.deadline,
+                    json.dumps(asdict(opened.update)),
+                    opened.reason,
+                ),
             )
 
     def add_report(self, number: int, report: Report) -> None:
@@ -166,18 +174,23 @@ class Ledger:
     def rounds(self) -> list[StoredRound]:
         """All rounds, in order."""
         rows = self._database.execute(
-            "SELECT number, cohort, opened, deadline, closed, committed, model_version, summary "
+            "SELECT number, cohort, opened, deadline, update_plan, reason, closed, committed, model_version, summary "
             "FROM round ORDER BY number"
         )
         return [
             StoredRound(
                 opened=OpenRound(
-                    number=row[0], cohort=tuple(json.loads(row[1])), opened_at=row[2], deadline=row[3]
+                    number=row[0],
+                    cohort=tuple(json.loads(row[1])),
+                    opened_at=row[2],
+                    deadline=row[3],
+                    update=UpdatePlan(**json.loads(row[4])),
+                    reason=row[5],
                 ),
-                closed_at=row[4],
-                committed=None if row[5] is None else bool(row[5]),
-                model_version=row[6],
-                summary=None if row[7] is None else json.loads(row[7]),
+                closed_at=row[6],
+                committed=None if row[7] is None else bool(row[7]),
+                model_version=row[8],
+                summary=None if row[9] is None else json.loads(row[9]),
             )
             for row in rows
         ]

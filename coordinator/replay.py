@@ -69,7 +69,9 @@ def _open_again(
     settings: CoordinatorSettings, state: CoordinatorState, ledger: Ledger, stored: StoredRound
 ) -> CoordinatorState:
     reports = {
-        device: decode_report(settings, stored.opened.number, state.model.theta.size, device, message)
+        device: decode_report(
+            settings.federation, stored.opened.update, state.model.theta.size, device, message
+        )
         for device, message in ledger.reports(stored.opened.number).items()
     }
     return replace(state, open=replace(stored.opened, reports=reports))

@@ -7,6 +7,7 @@ or a disk: the service, the simulation, the tests and the replay all run this co
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -22,15 +23,19 @@ from sanderling.broker.messages import (
     UpdatePlan,
 )
 from sanderling.coordinator import convergence as tracking
+from sanderling.coordinator import pacing
 from sanderling.coordinator.aggregation.mean import weighted_mean
 from sanderling.coordinator.convergence import Convergence, Validation
+from sanderling.coordinator.pacing import Reach
 from sanderling.coordinator.reports import Report
 from sanderling.coordinator.selection import select
 from sanderling.coordinator.server_optimizers import ServerState, initial_state
 from sanderling.coordinator.settings import CoordinatorSettings
 from sanderling.models.compression import shared_mask
 from sanderling.models.random_bits import derive_key
-from sanderling.models.updates import GlobalModel, Int32Vector, Int64Vector
+from sanderling.models.updates import Aggregate, GlobalModel, Int32Vector, Int64Vector
+
+PLAN_BYTES = 300  # a plan of a few devices
 
 # ---------------------------------------------------------------------------------------------- state
 
@@ -43,6 +48,8 @@ class OpenRound:
     cohort: tuple[str, ...]
     opened_at: float  # seconds, the clock of `now`
     deadline: float | None
+    update: UpdatePlan
+    reason: str = ""  # why this cohort, deadline and density, in one line
     reports: Mapping[str, Report] = field(default_factory=dict)
 
 
@@ -89,6 +96,9 @@ class CoordinatorState:
     finished_at: float = 0.0
     devices: Mapping[str, StatusMessage] = field(default_factory=dict)
     chunk_sizes: frozenset[int] = frozenset()  # in which devices fetch models; only ever more
+    reaches: Mapping[str, Reach] = field(default_factory=dict)  # measured since the process started
+    asked: Mapping[str, int] = field(default_factory=dict)  # each device's last round of those closed
+    scale_shift: int | None = None  # of the next round, where it adapts
     evaluations: Mapping[str, EvaluationMessage] = field(default_factory=dict)
     done: bool = False
 
@@ -213,7 +223,12 @@ def step(settings: CoordinatorSettings, state: CoordinatorState, event: Event, n
             assert state.open is not None
             reports = {**state.open.reports, report.device_id: report}
             effects = (RecordReport(number=state.open.number, report=report),)
-            state = replace(state, open=replace(state.open, reports=reports))
+            reach = pacing.answered(state.reaches.get(report.device_id), now - state.open.opened_at)
+            state = replace(
+                state,
+                open=replace(state.open, reports=reports),
+                reaches={**state.reaches, report.device_id: reach},
+            )
         case Evaluated(device_id=device_id, message=message):
             effects = (RecordEvaluation(device_id=device_id, message=message),)
             state = replace(state, evaluations={**state.evaluations, device_id: message})
@@ -250,13 +265,7 @@ def plan_of(settings: CoordinatorSettings, state: CoordinatorState) -> RoundPlan
         arithmetic=settings.arithmetic,
         model=_reference(state, state.final or state.model),
         training=settings.training,
-        update=UpdatePlan(
-            mode=settings.update.mode,
-            coordinates=coordinate_count(settings, state.model.theta.size),
-            mask_epoch=mask_epoch(settings, max(number, 1)),
-            clipping_norm=settings.update.clipping_norm,
-            scale_shift=settings.update.scale_shift,
-        ),
+        update=state.open.update if state.open else update_plan(settings, state, max(number, 1)),
         evaluate=() if state.final is None else tuple(_reference(state, m) for m in evaluated_models(state)),
     )
 
@@ -290,12 +299,28 @@ def mask_epoch(settings: CoordinatorSettings, number: int) -> int:
     return (number - 1) // settings.update.mask_rounds
 
 
-def coordinates_of(settings: CoordinatorSettings, number: int, dimension: int) -> Int32Vector | None:
+def update_plan(settings: CoordinatorSettings, state: CoordinatorState, number: int) -> UpdatePlan:
+    """How updates of round `number` are to be compressed."""
+    dimension, shift = state.model.theta.size, settings.update.scale_shift
+    coordinates = coordinate_count(settings, dimension)
+    if settings.adaptive:
+        fixed_bytes = PLAN_BYTES + len(ModelBody.of(state.model).encode())
+        coordinates = max(coordinates, round(dimension * pacing.density(fixed_bytes, dimension)))
+        shift = shift if state.scale_shift is None else state.scale_shift
+    return UpdatePlan(
+        mode=settings.update.mode,
+        coordinates=coordinates,
+        mask_epoch=mask_epoch(settings, number),
+        clipping_norm=settings.update.clipping_norm,
+        scale_shift=shift,
+    )
+
+
+def coordinates_of(federation: str, update: UpdatePlan, dimension: int) -> Int32Vector | None:
     """The public coordinates of a round, None where each device chooses its own."""
-    if settings.update.mode == "topk":
+    if update.mode == "topk":
         return None
-    count = coordinate_count(settings, dimension)
-    return shared_mask(settings.federation, mask_epoch(settings, number), dimension, count)
+    return shared_mask(federation, update.mask_epoch, dimension, update.coordinates)
 
 
 def close(
@@ -310,7 +335,10 @@ def close(
     committed = len(reports) >= (1 if settings.rounds.mode == "lockstep" else settings.rounds.quorum)
     server, model, mean = state.server, state.model, state.last_mean
     if committed:
-        aggregate = weighted_mean(reports, state.model.theta.size, settings.max_examples)
+        aggregate = weighted_mean(
+            reports, state.model.theta.size, settings.max_examples, _stands_for(settings, state)
+        )
+        aggregate = _at_nominal_density(settings, opened, aggregate)
         mean, server = aggregate.mean, settings.optimizer.apply(server, aggregate)
         model = replace(state.model, version=state.model.version + 1, theta=server.theta)
     record = RoundRecord(
@@ -336,6 +364,9 @@ def close(
         model=model,
         last_mean=mean,
         convergence=convergence if committed else state.convergence,
+        reaches=_without_answer(state, opened, now),
+        asked={**state.asked, **dict.fromkeys(opened.cohort, opened.number)},
+        scale_shift=pacing.scale_shift(opened.update.scale_shift, _rms_steps(reports)),
         rounds_closed=opened.number,
         open=None,
     )
@@ -364,11 +395,7 @@ def _advance(settings: CoordinatorSettings, state: CoordinatorState, now: float)
         if is_last(settings, state):
             state = replace(state, final=final_model(settings, state), finished_at=now)
             effects.append(announcement(settings, state))
-        elif cohort := _next_cohort(settings, state):
-            deadline = None if settings.rounds.mode == "lockstep" else now + settings.rounds.deadline_s
-            opened = OpenRound(
-                number=state.rounds_closed + 1, cohort=cohort, opened_at=now, deadline=deadline
-            )
+        elif (opened := _next_round(settings, state, now)) is not None:
             state = replace(state, open=opened)
             effects += [
                 RecordOpened(round=opened),
@@ -410,6 +437,62 @@ def _next_cohort(settings: CoordinatorSettings, state: CoordinatorState) -> tupl
         return ()
     key = derive_key("select", settings.federation, settings.training.seed, state.rounds_closed + 1)
     return select(settings.selection, online, key)
+
+
+def _next_round(settings: CoordinatorSettings, state: CoordinatorState, now: float) -> OpenRound | None:
+    """The round to open, None while too few devices are there, or can afford one."""
+    cohort, number = _next_cohort(settings, state), state.rounds_closed + 1
+    if not cohort:
+        return None
+    deadline = None if settings.rounds.mode == "lockstep" else now + settings.rounds.deadline_s
+    update, reason = update_plan(settings, state, number), ""
+    if settings.adaptive and settings.rounds.mode == "deadline":
+        chosen = pacing.pace(
+            [pacing.Candidate(device_id=device, reach=state.reaches.get(device)) for device in cohort],
+            number=number,
+            quorum=settings.rounds.quorum,
+            longest_s=settings.rounds.deadline_s,
+            round_bytes=1,
+            rounds_left=settings.rounds.count - state.rounds_closed,
+        )
+        cohort, deadline, reason = chosen.cohort, now + chosen.deadline_s, chosen.reason
+    return OpenRound(
+        number=number, cohort=cohort, opened_at=now, deadline=deadline, update=update, reason=reason
+    )
+
+
+def _without_answer(state: CoordinatorState, opened: OpenRound, now: float) -> Mapping[str, Reach]:
+    """What a round's end says of those who did not report: they need longer than it waited."""
+    waited_s = now - opened.opened_at
+    silent = {device: state.reaches.get(device) for device in opened.cohort if device not in opened.reports}
+    return {**state.reaches, **{device: pacing.missed(reach, waited_s) for device, reach in silent.items()}}
+
+
+def _stands_for(settings: CoordinatorSettings, state: CoordinatorState) -> Mapping[str, int]:
+    """The rounds that each device's report of the open one stands for: those since it was last asked."""
+    if not settings.adaptive:
+        return {}
+    assert state.open is not None
+    return {
+        device: min(pacing.MAX_LANE, state.open.number - state.asked.get(device, state.open.number - 1))
+        for device in state.open.cohort
+    }
+
+
+def _rms_steps(reports: list[Report]) -> list[float]:
+    return [
+        math.sqrt(float((report.update.values.astype(float) ** 2).mean()))
+        for report in reports
+        if report.update.values.size
+    ]
+
+
+def _at_nominal_density(settings: CoordinatorSettings, opened: OpenRound, aggregate: Aggregate) -> Aggregate:
+    """A denser round moves each coordinate more often: by as much less, so that the server's step stays the settings'."""
+    nominal = coordinate_count(settings, aggregate.mean.size)
+    if settings.update.mode == "topk" or opened.update.coordinates == nominal:
+        return aggregate
+    return replace(aggregate, mean=aggregate.mean * nominal // opened.update.coordinates)
 
 
 def _evaluation_is_due(settings: CoordinatorSettings, state: CoordinatorState, now: float) -> bool:

@@ -53,3 +53,6 @@ class CoordinatorSettings:
     update: UpdateSettings
     optimizer: ServerOptimizer
     max_examples: int
+    adaptive: bool = (
+        False  # coordinator/pacing.py sets each round's cohort, deadline, density and scale shift
+    )

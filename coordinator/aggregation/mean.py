@@ -5,7 +5,8 @@ A report weighs min(num_examples, max_examples): the count is the device's own w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
@@ -13,12 +14,21 @@ from sanderling.coordinator.reports import Report
 from sanderling.models.updates import Aggregate
 
 
-def weighted_mean(reports: Sequence[Report], dimension: int, max_examples: int) -> Aggregate:
+def weighted_mean(
+    reports: Sequence[Report],
+    dimension: int,
+    max_examples: int,
+    factors: Mapping[str, int] = MappingProxyType({}),
+) -> Aggregate:
     """The mean change (d,) in 2**-16 of theta's unit, rounded to nearest. Sums are int64, so order does not matter.
+
+    `factors` multiply the weights of the devices they name.
 
     Raises ValueError without reports, or where a sum could leave int64.
     """
-    weights = [min(report.num_examples, max_examples) for report in reports]
+    weights = [
+        min(report.num_examples, max_examples) * factors.get(report.device_id, 1) for report in reports
+    ]
     total = sum(weights)
     if total <= 0:
         raise ValueError("a mean needs at least one report with an example")

@@ -21,11 +21,11 @@ from sanderling.coordinator.rounds import (
     Effect,
     Event,
     Tick,
-    coordinate_count,
     coordinates_of,
     evaluated_models,
     new_state,
     step,
+    update_plan,
 )
 from sanderling.coordinator.server_optimizers import fedavg
 from sanderling.coordinator.settings import (
@@ -107,14 +107,15 @@ class Lab:
         opened = self.state.open
         number = opened.number if opened else 1
         dimension = self.state.model.theta.size
-        coordinates = coordinates_of(self.settings, number, dimension)
+        plan = opened.update if opened else update_plan(self.settings, self.state, number)
+        coordinates = coordinates_of("lab", plan, dimension)
         if coordinates is None:
-            coordinates = np.arange(coordinate_count(self.settings, dimension), dtype=np.int32)
+            coordinates = np.arange(plan.coordinates, dtype=np.int32)
         quantized = QuantizedUpdate(
             dimension=dimension,
             coordinates=coordinates,
             values=np.full(coordinates.size, value, dtype=np.int8),
-            scale_shift=self.settings.update.scale_shift,
+            scale_shift=plan.scale_shift,
         )
         payload = codec.encode(quantized, shared_coordinates=self.settings.update.mode == "mask")
         fields = {

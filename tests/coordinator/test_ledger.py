@@ -166,7 +166,7 @@ def test_a_ledger_of_another_version_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / FILE_NAME) as database:
         database.execute("PRAGMA user_version=99")
     database.close()
-    with pytest.raises(UsageError, match="expected a ledger of version 1, came version 99"):
+    with pytest.raises(UsageError, match="expected a ledger of version 2, came version 99"):
         Ledger(tmp_path)
 
 
