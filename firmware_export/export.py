@@ -11,14 +11,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from sanderling.firmware_export import boards, flashed, package
+from sanderling.firmware_export import boards, cmsis_nn, flashed, package
 from sanderling.firmware_export.boards import Board
 from sanderling.firmware_export.errors import FitError
-from sanderling.firmware_export.fit import FitReport, HeadTraining, fit, render
+from sanderling.firmware_export.fit import FitReport, HeadTraining, fit, node_definitions, render
 from sanderling.firmware_export.targets import FOLDER, Target
-from sanderling.firmware_export.third_party import CMSIS_NN, MONOCYPHER, source
+from sanderling.firmware_export.third_party import MONOCYPHER, source
 from sanderling.models.errors import UsageError
+from sanderling.models.lowering import Lowered
 from sanderling.models.package import ModelPackage
+from sanderling.models.tail import DenseHead, dense_head
 
 CORES: Mapping[str, boards.Core] = {
     "cortex-m0plus": "Cortex-M0+",
@@ -55,16 +57,22 @@ class Exported:
 
 def export(model: ModelPackage, options: Options, *, name: str, version: str) -> Exported:
     """Nothing is written. FitError, after which the report is `fit`'s, where it does not fit; ModelFormatError."""
-    report = fit(model.network, _board(options), training=options.training)
+    lowered: Lowered | None = None
+    includes: tuple[str, ...] = ()
+    if options.cmsis_nn:
+        lowered = cmsis_nn.lower(model.network, helium=options.target.core == "cortex-m55")
+        includes = cmsis_nn.INCLUDES
+    report = fit(model.network, _board(options), training=options.training, cmsis_nn=lowered)
     if not report.fits:
         raise FitError(report.network, options.target.name, report.faults)
-    tables = {path: text.encode() for path, text in flashed.flashed_files(model).items()}
+    texts = flashed.flashed_files(model, lowered=lowered, includes=includes)
+    tables = {path: text.encode() for path, text in texts.items()}
     tables |= {path: text.encode() for path, text in memory_files(report, options.training).items()}
     parts = package.Parts(
         version=version,
         tables=tables,
         third_party=_third_party(options),
-        settings=_settings(options, report),
+        settings=_settings(options, report, dense_head(model.network)),
         board=options.target.port_folder,
         core=options.target.core,
         readme=readme(name, options, report),
@@ -203,7 +211,7 @@ def _board(options: Options) -> Board:
     )
 
 
-def _settings(options: Options, report: FitReport) -> dict[str, str]:
+def _settings(options: Options, report: FitReport, head: DenseHead) -> dict[str, str]:
     here = "${CMAKE_CURRENT_LIST_DIR}"
     target = options.target
     return {
@@ -212,6 +220,7 @@ def _settings(options: Options, report: FitReport) -> dict[str, str]:
         "SANDERLING_APPLICATIONS": "node" if (FOLDER / "apps" / "node").is_dir() else "selftest",
         "SANDERLING_NETWORK": f"{here}/model",
         "SANDERLING_OPTIMIZE": options.optimize,
+        "SANDERLING_DEFINITIONS": ";".join(node_definitions(head, options.training)),
         "SANDERLING_SRAM": str(report.sram.available_bytes),
         "SANDERLING_FLASH": str(report.flash.available_bytes),
         "SANDERLING_STACK": str(report.sram.size("stack")),
@@ -222,7 +231,7 @@ def _settings(options: Options, report: FitReport) -> dict[str, str]:
 def _third_party(options: Options) -> dict[str, bytes]:
     files = {path.name: path.read_bytes() for path in sorted(source(MONOCYPHER).iterdir())}
     if options.cmsis_nn:
-        root = source(CMSIS_NN) / "bakenn" / "backend" / "cmsis_nn" / "vendor"
+        root = cmsis_nn.folder()
         for path in sorted(root.rglob("*")):
             if path.is_file():
                 files[f"cmsis/{path.relative_to(root).as_posix()}"] = path.read_bytes()

@@ -6,13 +6,17 @@ Weights and arena follow from the network. What the runtime takes is an estimate
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 from sanderling.firmware_export.boards import Board
 from sanderling.models.cost import LayerCost, NetworkCost, cost
-from sanderling.models.errors import UsageError
+from sanderling.models.errors import ModelFormatError, UsageError
+from sanderling.models.lowering import Lowered, lower
 from sanderling.models.network import (
     Conv2D,
     DepthwiseConv2D,
@@ -23,23 +27,35 @@ from sanderling.models.network import (
     Operator,
 )
 from sanderling.models.tail import DenseHead, dense_head
-from sanderling.models.training import EXP_COARSE, EXP_FINE, MAX_BATCH_SIZE
+from sanderling.models.training import MAX_BATCH_SIZE
 
 RUNTIME_OPERATORS: frozenset[type] = frozenset(get_args(Operator))  # those with a kernel in the C runtime
 
-INFERENCE_CODE_BYTES = 20 * 1024
-TRAINING_CODE_BYTES = 8 * 1024
-LINK_CODE_BYTES = 8 * 1024
-LIBRARY_BYTES = 9 * 1024
-LINK_BUFFER_BYTES = 2 * 1024
-STACK_BYTES = 2 * 1024
+# Measured: code of the Cortex-M4 at -Os, from the map of the node's program (a test holds them to it).
+KERNEL_BYTES: dict[type, int] = {
+    Conv2D: 1300,
+    FullyConnected: 1300,
+    DepthwiseConv2D: 1150,
+}  # of an operator, once; products share theirs
+OTHER_KERNEL_BYTES = 400
+INFERENCE_CODE_BYTES = 500  # what all networks take
+CMSIS_NN_CODE_BYTES = 9000
+TRAINING_CODE_BYTES = 6600
+LINK_CODE_BYTES = 17500
+LIBRARY_BYTES = 8500
+CHUNK_BYTES, QUEUE_BYTES = 1024, 640  # as in targets/apps/node/main.c
+NODE_BYTES = 5900
+STACK_BYTES = 2048
 
-RESCALING_BYTES = 5  # of an output channel: 32-bit multiplier and 8-bit shift
-PAYLOAD_OVERHEAD_BYTES = 64  # of an encoded update over a byte a parameter
+CHANNEL_BYTES = 12  # of an output channel: bias, multiplier, shift
+LAYER_BYTES = 120  # of a layer: its node and its parameters
+PAYLOAD_OVERHEAD_BYTES = 192  # of an update's message over a byte a parameter
+CLASS_COUNT_BYTES = 12
+HELD_BACK_SHARE = 4  # one in so many as the cache holds is validated on, and as many are tested on
 TIGHT = 0.1  # free share of the memory below which an estimate's error may decide
 
 EXACT = "exact"
-CEILING = "estimate: the runtime's ceiling"
+MEASURED = "measured on a Cortex-M4 at -Os"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,12 +126,22 @@ def fit(
     *,
     training: HeadTraining | None,
     operators: Collection[type] = RUNTIME_OPERATORS,
+    cmsis_nn: Lowered | None = None,
 ) -> FitReport:
-    """The network on the board; `training` None is inference alone. ModelFormatError when no head can be trained."""
+    """The network on the board; `training` None is inference alone. ModelFormatError when no head can be trained.
+
+    `cmsis_nn` is the network lowered to the kernels of CMSIS-NN, where it is to run with those.
+    """
     head = None if training is None else dense_head(network)
     spent = cost(network)
-    flash = Memory(kind="flash", items=_flash(network, spent, head), available_bytes=board.flash_bytes)
-    sram = Memory(kind="SRAM", items=_sram(spent, head, training), available_bytes=board.sram_bytes)
+    flash = Memory(
+        kind="flash",
+        items=_flash(network, spent, head, cmsis_nn is not None),
+        available_bytes=board.flash_bytes,
+    )
+    sram = Memory(
+        kind="SRAM", items=_sram(network, spent, head, training, cmsis_nn), available_bytes=board.sram_bytes
+    )
     faults = [
         f"layer {_layer(layer)}: the firmware runtime has no kernel for this operator; "
         "replace it in the model, or run the model on a Linux board"
@@ -153,7 +179,37 @@ def render(report: FitReport) -> str:
     return "\n".join(lines)
 
 
-def _flash(network: Network, spent: NetworkCost, head: DenseHead | None) -> tuple[Item, ...]:
+def node_definitions(head: DenseHead, training: HeadTraining) -> list[str]:
+    """What the node's program (targets/apps/node) is compiled with, so that it takes the memory that is planned."""
+    held_back = training.cache_examples // HELD_BACK_SHARE
+    return [
+        f"SANDERLING_CACHE={training.cache_examples}",
+        f"SANDERLING_HELD_BACK={held_back}",
+        f"SANDERLING_SCRATCH={scratch_bytes(head, training)}",
+    ]
+
+
+def scratch_bytes(head: DenseHead, training: HeadTraining) -> int:
+    """What sl_train takes on a full cache, or the self-test where that is more; a multiple of 8."""
+    theta = 2 * _even(head.dimension)
+    features = 2 * _even(head.features)
+
+    def of_training(batch_size: int, count: int) -> int:
+        words = batch_size * head.classes + head.features
+        return 4 * words + 2 * _even(count) + features
+
+    of_round = theta + max(of_training(training.batch_size, training.cache_examples), 4 * head.dimension)
+    of_self_test = (
+        -(-6 * head.features // 4) * 4 + theta + max(of_training(4, 6), 4 * min(head.dimension, 32))
+    )
+    return -(-max(of_round, of_self_test) // 8) * 8
+
+
+def _even(count: int) -> int:
+    return count + (count & 1)
+
+
+def _flash(network: Network, spent: NetworkCost, head: DenseHead | None, cmsis_nn: bool) -> tuple[Item, ...]:
     channels = sum(
         network.tensors[layer.outputs[0]].shape[-1]
         for layer in network.layers
@@ -164,19 +220,32 @@ def _flash(network: Network, spent: NetworkCost, head: DenseHead | None) -> tupl
         for layer in network.layers
         if isinstance(layer.operator, Elementwise) and layer.operator.function in ("tanh", "logistic")
     )
+    used = {type(layer.operator) for layer in network.layers}
+    if Conv2D in used:
+        used.discard(FullyConnected)  # one file of kernels
     items = [
         Item(name="weights", size_bytes=spent.weight_bytes, basis=EXACT),
-        Item(name="tables", size_bytes=RESCALING_BYTES * channels + tables, basis="rescaling, activations"),
-        Item(name="inference code", size_bytes=INFERENCE_CODE_BYTES, basis=CEILING),
         Item(
-            name="link code", size_bytes=LINK_CODE_BYTES, basis="estimate: zcbor 5.6 KB, MQTT client 2.3 KB"
+            name="tables",
+            size_bytes=CHANNEL_BYTES * channels + LAYER_BYTES * len(network.layers) + tables,
+            basis="rescaling, nodes, activations",
         ),
-        Item(name="C library", size_bytes=LIBRARY_BYTES, basis="estimate: picolibc, 8.6 KB"),
+        Item(
+            name="inference code",
+            size_bytes=INFERENCE_CODE_BYTES
+            + sum(KERNEL_BYTES.get(operator, OTHER_KERNEL_BYTES) for operator in used),
+            basis=MEASURED,
+        ),
+        Item(
+            name="link code", size_bytes=LINK_CODE_BYTES, basis=f"{MEASURED}: node, MQTT, messages, storage"
+        ),
+        Item(name="library", size_bytes=LIBRARY_BYTES, basis=f"{MEASURED}: C library, BLAKE2b, start, port"),
     ]
+    if cmsis_nn:
+        items.append(Item(name="CMSIS-NN", size_bytes=CMSIS_NN_CODE_BYTES, basis=f"{MEASURED}, but -O2"))
     if head is not None:
-        exponentials = 2 * (EXP_COARSE.size + EXP_FINE.size)
         items += [
-            Item(name="training code", size_bytes=TRAINING_CODE_BYTES + exponentials, basis=CEILING),
+            Item(name="training code", size_bytes=TRAINING_CODE_BYTES, basis=MEASURED),
             Item(
                 name="stored head",
                 size_bytes=2 * 2 * head.dimension,
@@ -186,39 +255,73 @@ def _flash(network: Network, spent: NetworkCost, head: DenseHead | None) -> tupl
     return tuple(items)
 
 
-def _sram(spent: NetworkCost, head: DenseHead | None, training: HeadTraining | None) -> tuple[Item, ...]:
-    items = [Item(name="arena", size_bytes=spent.arena.size_bytes, basis=EXACT)]
+def _arena_bytes(network: Network, spent: NetworkCost, cmsis_nn: Lowered | None) -> int:
+    """With what kernels need beside activations; without that where a layer has no kernel, which is a fault of its own."""
+    try:
+        return (cmsis_nn or lower(network)).arena_bytes
+    except ModelFormatError:
+        return spent.arena.size_bytes
+
+
+def _sram(
+    network: Network,
+    spent: NetworkCost,
+    head: DenseHead | None,
+    training: HeadTraining | None,
+    cmsis_nn: Lowered | None,
+) -> tuple[Item, ...]:
+    inputs = math.prod(network.tensors[network.inputs[0]].shape)
+    items = [
+        Item(name="arena", size_bytes=_arena_bytes(network, spent, cmsis_nn) // 8 * 8 + 8, basis=EXACT),
+        Item(name="window", size_bytes=4 * inputs, basis="float32, as the sensor gives it"),
+    ]
     if head is not None and training is not None:
         d, n = head.dimension, training.cache_examples
         items += [
-            Item(name="head in training", size_bytes=2 * d, basis="int16 shadow"),
+            Item(
+                name="training",
+                size_bytes=scratch_bytes(head, training),
+                basis="the head in training, errors, update",
+            ),
             Item(name="round's head", size_bytes=2 * d, basis="int16, what the change is against"),
             Item(
-                name="gradients",
-                size_bytes=4 * head.classes * (training.batch_size + 1),
-                basis="int32 errors of a batch; a weight's gradient is summed in a register",
-            ),
-            Item(
                 name="example cache",
-                size_bytes=n * _example_bytes(head) + 7 * head.classes,
-                basis=f"{n} x {head.features} int8 features, label, order",
+                size_bytes=n * _example_bytes(head) + CLASS_COUNT_BYTES * head.classes,
+                basis=f"{n} x {head.features} int8 features, and the label",
             ),
             Item(
-                name="update",
-                size_bytes=2 * d + PAYLOAD_OVERHEAD_BYTES,
-                basis="8-bit values, encoded payload",
+                name="held back",
+                size_bytes=2 * (n // HELD_BACK_SHARE) * _example_bytes(head),
+                basis=f"{n // HELD_BACK_SHARE} examples to validate on, as many to test on",
             ),
+            Item(name="update", size_bytes=d + PAYLOAD_OVERHEAD_BYTES, basis="a message with 8-bit values"),
         ]
     items += [
-        Item(name="link buffers", size_bytes=LINK_BUFFER_BYTES, basis="estimate: 1 KB each way"),
-        Item(name="stack", size_bytes=STACK_BYTES, basis="estimate: until the watermark is measured"),
+        Item(name="link buffers", size_bytes=CHUNK_BYTES + QUEUE_BYTES, basis="a message in, packets out"),
+        Item(
+            name="node",
+            size_bytes=NODE_BYTES,
+            basis=f"{MEASURED}: the state of the node, its link and its port",
+        ),
+        Item(
+            name="stack",
+            size_bytes=STACK_BYTES,
+            basis="kept by the linker; the watermark of training is below it",
+        ),
     ]
     return tuple(items)
 
 
+def _by_cache(head: DenseHead, batch_size: int, examples: int) -> int:
+    """What depends on how many examples are held."""
+    training = HeadTraining(cache_examples=examples, batch_size=batch_size)
+    held_back = 2 * (examples // HELD_BACK_SHARE)
+    return scratch_bytes(head, training) + (examples + held_back) * _example_bytes(head)
+
+
 def _example_bytes(head: DenseHead) -> int:
-    """Features, a 16-bit label, a 16-bit place in the order of an epoch."""
-    return head.features + 4
+    """Features and a 16-bit label."""
+    return head.features + 2
 
 
 def _flash_fault(flash: Memory, spent: NetworkCost, head: DenseHead | None) -> str:
@@ -252,10 +355,13 @@ def _sram_fault(
     if head is None or training is None:
         return over + arena
     name = _layer(network.layers[head.layer])
-    affordable = training.cache_examples + sram.free_bytes // _example_bytes(head)
+    room = sram.free_bytes + _by_cache(head, training.batch_size, training.cache_examples)
+    affordable = bisect_right(
+        range(1, training.cache_examples), room, key=partial(_by_cache, head, training.batch_size)
+    )
     if affordable >= head.classes:  # fewer than one a class are of no use
         return over + f"the example cache of layer {name}: --cache {affordable} fits"
-    in_training = sum(sram.size(item) for item in ("head in training", "round's head", "gradients", "update"))
+    in_training = sum(sram.size(item) for item in ("training", "round's head", "update"))
     if in_training > sram.size("arena"):
         return over + (
             f"layer {name} has {head.dimension:,} parameters, which take {in_training:,} bytes to train: "

@@ -6,6 +6,7 @@ exit status, writes its log on UART1, and has its link on UART0 (targets/boards/
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 import subprocess
@@ -118,6 +119,30 @@ def symbols(elf: Path) -> dict[str, tuple[int, int]]:
         if kind and name:
             found[name] = (int(address, 16), int(size, 16))
     return found
+
+
+def sizes_by_object(program: Program) -> dict[str, tuple[int, int]]:
+    """(flash, SRAM) bytes of each object file that was linked, from the map: "head.c", "libgcc.a", "startup.c"."""
+    found: dict[str, tuple[int, int]] = {}
+    text = Path(f"{program.elf}.map").read_text()
+    for section, size, path in _PLACED.findall(text.partition("Linker script and memory map")[2]):
+        library = re.search(r"(lib(?:c|gcc|m)\.a)\(", path)
+        name = library[1] if library else re.sub(r"\.obj\)?$", "", re.split(r"[/(]", path)[-1])
+        flash, sram = found.get(name, (0, 0))
+        if section in ("bss", "COMMON"):
+            sram += int(size, 16)
+        elif section in ("data", "tdata"):
+            flash, sram = flash + int(size, 16), sram + int(size, 16)
+        else:
+            flash += int(size, 16)
+        found[name] = (flash, sram)
+    return found
+
+
+_PLACED = re.compile(
+    r"^ \.?(text|rodata|data|tdata|bss|COMMON|vectors|reset)\S*\s+0x[0-9a-f]{8,16}\s+0x([0-9a-f]+)\s+(\S+)$",
+    re.MULTILINE,
+)
 
 
 def run(

@@ -49,7 +49,13 @@ def test_sizes_take_the_place_of_the_board_s(model: Path) -> None:
     plain, _ = run(str(model), "--board", "rpi-pico", "--sram", "64KB", "--flash", "1MB", "--tail", "none")
     assert plain["sram"]["available_bytes"] == 65_536
     assert plain["flash"]["available_bytes"] == 1_048_576
-    assert [item["name"] for item in plain["sram"]["items"]] == ["arena", "link buffers", "stack"]
+    assert [item["name"] for item in plain["sram"]["items"]] == [
+        "arena",
+        "window",
+        "link buffers",
+        "node",
+        "stack",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from sanderling.models.native import Native
 
 
 def test_every_status_has_a_name(runtime: Native) -> None:
-    statuses = runtime.ffi.typeof("enum sl_status").relements
+    statuses = runtime.ffi.typeof("enum sl_statuses").relements
     names = {
         value: runtime.ffi.string(runtime.lib.sl_status_name(value)).decode() for value in statuses.values()
     }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 
 from sanderling.broker.messages import ModelReference, RoundPlan, TrainingPlan, UpdatePlan
 from sanderling.edge_runtime.trainer import Examples, LocalData, train
-from sanderling.firmware_export import toolchain
+from sanderling.firmware_export import cmsis_nn, toolchain
 from sanderling.firmware_export.flashed import flashed_files
 from sanderling.firmware_export.targets import EMULATED, FOLDER, Target, target
 from sanderling.models import inference, zoo
@@ -30,7 +32,7 @@ SELFTEST = FOLDER / "apps" / "selftest"
 EXAMPLES, BATCH, RATE_Q16, MU_Q16 = 64, 16, 3277, 655  # as in its main.c
 STEPS_AN_EPOCH = EXAMPLES // BATCH
 MILLION = 1_000_000
-INFERENCE_BUDGET, TRAINING_BUDGET = 400 * MILLION, 40 * MILLION  # multiply-accumulates in QEMU
+INFERENCE_BUDGET, TRAINING_BUDGET = 100 * MILLION, 40 * MILLION  # multiply-accumulates in QEMU
 
 
 @cache
@@ -65,7 +67,7 @@ def selftests(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     board: Target = request.param
     need("cmake", "ninja", *([] if board.core is None else ["arm-none-eabi-gcc", "qemu-system-arm"]))
     folder = tmp_path_factory.mktemp(f"selftest-{board.name}")
-    networks = [written(name, folder / name) for name in zoo.NAMES]
+    networks = [written(flashed_files(package(name)), folder / name) for name in zoo.NAMES]
     programs = toolchain.build(
         board,
         folder / "build",
@@ -76,9 +78,9 @@ def selftests(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     return board, {name: programs[f"selftest-{name}"] for name in zoo.NAMES}
 
 
-def written(name: str, folder: Path) -> Path:
+def written(texts: Mapping[str, str], folder: Path) -> Path:
     folder.mkdir()
-    for file, text in flashed_files(package(name)).items():
+    for file, text in texts.items():
         (folder / file).write_text(text)
     return folder
 
@@ -97,6 +99,40 @@ def test_c_gives_the_bytes_of_the_reference(selftests: tuple, name: str) -> None
         f"update topk {update_hash(name, epochs, 'topk')}",
         "",
     ]
+
+
+@pytest.fixture(
+    scope="session", params=["cortex-m0plus", "cortex-m4f", "cortex-m55"], ids=lambda core: f"cmsis-nn-{core}"
+)
+def with_cmsis_nn(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple:
+    """(target, programs by model) whose products and pools are CMSIS-NN's."""
+    need("cmake", "ninja", "arm-none-eabi-gcc", "qemu-system-arm")
+    core = request.param
+    board = {
+        "cortex-m0plus": replace(target("mps2-an385"), core=core),  # whose code a Cortex-M3 executes
+        "cortex-m4f": target("mps2-an386"),
+        "cortex-m55": target("mps3-an547"),
+    }[core]
+    folder = tmp_path_factory.mktemp(f"cmsis-{core}")
+    networks = []
+    for name in zoo.NAMES:
+        lowered = cmsis_nn.lower(package(name).network, helium=core == "cortex-m55")
+        texts = flashed_files(package(name), lowered=lowered, includes=cmsis_nn.INCLUDES)
+        networks.append(written(texts, folder / name))
+    settings = {"SANDERLING_OPTIMIZE": "speed", "SANDERLING_CMSIS_NN": str(cmsis_nn.folder())}
+    programs = toolchain.build(
+        board, folder / "build", networks=networks, applications=[SELFTEST], settings=settings
+    )
+    return board, {name: programs[f"selftest-{name}"] for name in zoo.NAMES}
+
+
+@pytest.mark.parametrize("name", zoo.NAMES)
+def test_cmsis_nn_gives_the_bytes_of_the_reference(with_cmsis_nn: tuple, name: str) -> None:
+    board, programs = with_cmsis_nn
+    inputs = inputs_for(name, here=False)
+    ended = toolchain.run(programs[name], board, arguments=[f"inputs={inputs}", "epochs=0"])
+    assert (ended.status, ended.errors) == (0, ""), ended.log
+    assert ended.log == f"inference {inputs} {inference_hash(name, inputs)}\n"
 
 
 def drawn(purpose: str, stream: int, count: int) -> np.ndarray:

@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 /* What a function returns: at least 0 when it did its work, negative when it refused; state before is then state after. */
-enum sl_status {
+enum sl_statuses {
     SL_OK = 0,
     SL_PENDING = 1,               /* nothing to do yet, or more bytes are needed */
     SL_MALFORMED = -1,            /* not the message, packet or frame that it should be */
