@@ -11,11 +11,13 @@ import os
 import platform
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from sanderling.firmware_export.third_party import MONOCYPHER, cache_folder, source
 from sanderling.models.errors import MissingError, SanderlingError
+from sanderling.models.native import HEADERS, LIBRARY, default_folder
 
 RUNTIME = Path(__file__).parent / "runtime"
 WARNINGS = ("-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror")
@@ -36,6 +38,29 @@ def library(*, flags: Sequence[str] = ("-O2",)) -> Path:
         _compile([compiler, *WARNINGS, *flags, "-fPIC", "-shared", *include, *files, "-o", partial])
         partial.rename(built)
     return built
+
+
+def install(folder: Path | None = None) -> Path:
+    """Builds the library to where the agent looks for it, its headers beside it, and returns its path.
+
+    The folder changes from one version to the next at once. MissingError without a compiler.
+    """
+    folder = default_folder() if folder is None else folder
+    built = library()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    version = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=folder.parent))
+    target = version / HEADERS / "sanderling"
+    target.mkdir(parents=True)
+    shutil.copy(built, version / LIBRARY)
+    for header in headers():
+        shutil.copy(header, target)
+    before = folder.resolve() if folder.is_symlink() else None
+    link = version.with_suffix(".link")
+    link.symlink_to(version.name, target_is_directory=True)
+    link.replace(folder)
+    if before is not None:
+        shutil.rmtree(before, ignore_errors=True)
+    return folder / LIBRARY
 
 
 def sources() -> list[Path]:

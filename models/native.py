@@ -49,12 +49,13 @@ def open_library(library: Path, headers: Sequence[Path]) -> Native:
 def default_library() -> Path | None:
     """The library that `sanderling native build` made here, or that SANDERLING_NATIVE names; None without one.
 
-    MissingError where SANDERLING_NATIVE names none.
+    An empty SANDERLING_NATIVE stands for none. MissingError where it names what is no file.
     """
-    if named := os.environ.get("SANDERLING_NATIVE"):
-        if not Path(named).is_file():
+    named = os.environ.get("SANDERLING_NATIVE")
+    if named is not None:
+        if named and not Path(named).is_file():
             raise MissingError(f"SANDERLING_NATIVE names {named!r}: there is no such file")
-        return Path(named)
+        return Path(named) if named else None
     built = default_folder() / LIBRARY
     return built if built.is_file() else None
 
@@ -184,7 +185,7 @@ class NativeNetwork:
         arrays = [inputs] if isinstance(inputs, np.ndarray) else list(inputs)
         self._check(arrays)
         given = [
-            (self._view(place), values.reshape(len(values), -1))
+            (self._view(place), values.reshape(len(values), math.prod(place.shape)))
             for place, values in zip(self._lowered.inputs, arrays, strict=True)
         ]
         count = len(arrays[0])

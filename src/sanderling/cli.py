@@ -33,6 +33,7 @@ COMMANDS = {
         "connect boards on serial lines to the broker",
     ),
     "replay": ("replay", "compute a run's final model again from its ledger"),
+    "native build": ("native_build", "build the C runtime for this machine, for its agent"),
     "fit": ("fit", "whether a model fits a microcontroller board, before anything is flashed"),
     "export firmware": ("export_firmware", "write a folder of firmware for a microcontroller that trains"),
     "hil node": ("hil_node", "run a microcontroller's node on the bench, in QEMU, in a federation"),

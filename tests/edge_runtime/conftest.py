@@ -140,6 +140,12 @@ def write_data(path: Path, clients: tuple[str, ...] = ("dev-1", "dev-2"), each: 
     return path
 
 
+@pytest.fixture(autouse=True)
+def no_native_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests do not depend on what is built on the machine; those of the native backend name their library."""
+    monkeypatch.setenv("SANDERLING_NATIVE", "")
+
+
 @pytest.fixture(scope="session")
 def network() -> Network:
     return small_network()

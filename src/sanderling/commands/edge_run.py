@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dir", type=Path, help="where the device keeps its state (default: sanderling-ID)")
     parser.add_argument(
         "--backend",
-        choices=("auto", "reference", "litert", "onnxruntime", "tflite"),
+        choices=("auto", "reference", "native", "litert", "onnxruntime", "tflite"),
         default="auto",
         help="what runs the frozen part where the plan asks for fast arithmetic",
     )
