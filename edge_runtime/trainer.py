@@ -22,6 +22,10 @@ from sanderling.models.tail import DenseHead
 from sanderling.models.training import LocalTraining, evaluate_head, train_head
 from sanderling.models.updates import Int32Vector, QuantizedUpdate
 
+HeadTraining = Callable[
+    [DenseHead, Int32Vector, NDArray[np.int8], NDArray[np.int64], LocalTraining, Key], Int32Vector
+]
+
 RESIDUAL_NORMS = 4  # the residual's norm is capped at this many clipping norms
 
 
@@ -59,15 +63,16 @@ def train(
     residual: Residual | None,
     clock: Callable[[], float],
     local: LocalTraining | None = None,
+    learn: HeadTraining = train_head,
 ) -> tuple[UpdateMessage, Residual | None]:
     """The device's answer to a round on the model theta (d,), and the residual once that answer is delivered.
 
     `clock` gives seconds and decides `duration_ms` alone. Validation figures are of theta before training. `local` is
-    how this device trains where its budget does not allow what the plan asks.
+    how this device trains where its budget does not allow what the plan asks, `learn` by which code.
     """
     started = clock()
     validation = evaluate_head(head, theta, data.validation.features, data.validation.labels)
-    trained = train_head(
+    trained = learn(
         head,
         theta,
         data.train.features,

@@ -27,12 +27,13 @@ from sanderling.edge_runtime.capability import (
 from sanderling.edge_runtime.examples import NOT_KEPT, ExampleStore
 from sanderling.edge_runtime.memory import Question
 from sanderling.edge_runtime.sources import Source, Windows
-from sanderling.edge_runtime.trainer import Examples, LocalData
+from sanderling.edge_runtime.trainer import Examples, HeadTraining, LocalData
 from sanderling.models.errors import DatasetError, SanderlingError
+from sanderling.models.native_training import open_training
 from sanderling.models.package import ModelPackage
 from sanderling.models.random_bits import derive_key, permutation
 from sanderling.models.tail import DenseHead, dense_head
-from sanderling.models.training import LocalTraining, evaluate_head
+from sanderling.models.training import LocalTraining, evaluate_head, train_head
 from sanderling.models.updates import GlobalModel
 
 READ_WINDOWS = 64  # at once through the backbone, which bounds the memory
@@ -46,6 +47,7 @@ class _Ready:
     arithmetic: str
     head: DenseHead
     data: LocalData
+    learn: HeadTraining
 
 
 class Workbench:
@@ -98,6 +100,7 @@ class Workbench:
             work.residual,
             time.monotonic,
             local,
+            ready.learn,
         )
         self._learn_cost(local, message)
         self._log(
@@ -155,7 +158,13 @@ class Workbench:
             validation=_all(source.validation, package, head, backend),
             test=_all(source.test, package, head, backend),
         )
-        self._ready = _Ready(network_hash=network_hash, arithmetic=plan.arithmetic, head=head, data=data)
+        self._ready = _Ready(
+            network_hash=network_hash,
+            arithmetic=plan.arithmetic,
+            head=head,
+            data=data,
+            learn=open_training().train_head if backend.name == "native" else train_head,
+        )
         tell(
             Prepared(
                 num_examples=len(data.train.labels),

@@ -10,13 +10,44 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sanderling.models.errors import UsageError
-from sanderling.models.native import Memory, Native
+from sanderling.models.errors import SanderlingError, UsageError
+from sanderling.models.native import Memory, Native, open_default
 from sanderling.models.random_bits import Key
 from sanderling.models.tail import DenseHead
 from sanderling.models.tail_lowering import head_struct
-from sanderling.models.training import Evaluation, LocalTraining
+from sanderling.models.training import Evaluation, LocalTraining, train_head
 from sanderling.models.updates import Int32Vector
+
+
+def open_training() -> NativeTraining:
+    """Of this machine's library, held against the reference before it is used: a compiler may be at fault.
+
+    MissingError without a library that can be opened, SanderlingError for one that gives other bytes.
+    """
+    found = NativeTraining(open_default())
+    scale = float(np.float32(0.01))
+    head = DenseHead(
+        layer=0,
+        features=9,
+        classes=3,
+        input_scale=scale,
+        input_zero_point=-7,
+        weight_scale=scale,
+        bias_input=100,
+    )
+    rng = np.random.default_rng(0)
+    examples = rng.integers(-128, 128, (12, 9)).astype(np.int8), rng.integers(0, 3, 12)
+    theta = rng.integers(-9000, 9000, head.dimension).astype(np.int32)
+    for batch_size in (1, 5):
+        training = LocalTraining(
+            epochs=3, batch_size=batch_size, learning_rate_q16=9000, proximal_mu_q16=300 * (batch_size - 1)
+        )
+        expected, given = (
+            learn(head, theta, *examples, training, (1, 2)) for learn in (train_head, found.train_head)
+        )
+        if not np.array_equal(expected, given):
+            raise SanderlingError("the C runtime trains to other bytes than the reference on this machine")
+    return found
 
 
 class NativeTraining:

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sanderling.models import native_training
 from sanderling.models.arithmetic import quantize_multiplier
-from sanderling.models.errors import UsageError
+from sanderling.models.errors import SanderlingError, UsageError
 from sanderling.models.native import Memory
 from sanderling.models.native_training import NativeTraining
 from sanderling.models.tail import THETA_LIMIT
@@ -110,6 +111,15 @@ def test_loss_is_within_a_thousandth(native, classes):
         expected = evaluate_head(head, theta, features, labels).mean_loss
         found = native.evaluate_head(head, theta, features, labels).mean_loss
         assert found == pytest.approx(expected, abs=1.5e-3)
+
+
+def test_the_library_of_this_machine_is_held_against_the_reference(monkeypatch, runtime):
+    monkeypatch.setattr(native_training, "open_default", lambda: runtime)
+    found = native_training.open_training()
+    monkeypatch.setattr(NativeTraining, "train_head", lambda self, head, theta, *_: theta)
+    with pytest.raises(SanderlingError, match="other bytes"):
+        native_training.open_training()
+    assert isinstance(found, NativeTraining)
 
 
 class TestRefusals:
