@@ -48,7 +48,7 @@ class LocalData:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Residual:
-    """What top-k updates have left unsent: `vector` (d,) in theta units. It does not outlive its mask epoch."""
+    """What updates have left unsent, under a mask only those that never left: `vector` (d,) in theta units. It does not outlive its mask epoch."""
 
     mask_epoch: int
     vector: Int32Vector
@@ -116,7 +116,7 @@ def milli(value: float) -> int:
 
 
 def _with_residual(delta: Int32Vector, update: UpdatePlan, residual: Residual | None) -> Int32Vector:
-    if update.mode != "topk" or residual is None or residual.mask_epoch != update.mask_epoch:
+    if residual is None or residual.mask_epoch != update.mask_epoch:
         return delta
     return delta + residual.vector if residual.vector.size == delta.size else delta
 

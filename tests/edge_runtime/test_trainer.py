@@ -183,11 +183,13 @@ def test_a_residual_of_another_head_is_reset(top_k_plan, head, model, data):
     assert train(top_k_plan, head, model, data, residual=stray)[0] == train(top_k_plan, head, model, data)[0]
 
 
-def test_a_mask_update_neither_uses_nor_leaves_a_residual(plan, head, model, data):
+def test_a_mask_update_leaves_no_residual_and_takes_up_what_never_left_of_its_epoch(plan, head, model, data):
     held = Residual(mask_epoch=0, vector=np.full(D, 9999, np.int32))
     message, left = train(plan, head, model, data, residual=held)
-    assert message == train(plan, head, model, data)[0]
+    assert message != train(plan, head, model, data)[0]
     assert left is None
+    of_another = replace(held, mask_epoch=1)
+    assert train(plan, head, model, data, residual=of_another) == train(plan, head, model, data)
 
 
 @pytest.mark.parametrize("clipping_norm", [0, 50])
