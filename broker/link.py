@@ -27,10 +27,11 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from sanderling.broker.errors import LinkError, QueueFullError
-from sanderling.broker.link_measure import AcknowledgementMeter, LinkMeasure
+from sanderling.broker.link_measure import AcknowledgementMeter, LinkMeasure, segment_loss
 from sanderling.broker.mqtt_client import (
     MQTT_5,
     MQTT_311,
+    Gate,
     LinkSettings,
     MqttClient,
     TlsFiles,
@@ -45,6 +46,7 @@ __all__ = [
     "Delivered",
     "Disconnected",
     "Event",
+    "Gate",
     "Incoming",
     "Link",
     "LinkMeasure",
@@ -59,6 +61,8 @@ _log = logging.getLogger(__name__)
 
 _PROTOCOL_NAMES = {MQTT_5: "MQTT 5", MQTT_311: "MQTT 3.1.1"}
 _FRAMING_BYTES = 256  # topic, properties and headers of a PUBLISH, at most
+_SPENT = "the byte budget is spent; silent until it is renewed"
+_SPENT_S = 5.0  # between two looks at it
 _STABLE_S = 10.0  # a connection that lasted this long was a good one
 _GOODBYE_S = 1.0
 _WINDOW = 20  # QoS 1 messages sent and not acknowledged, at most
@@ -137,8 +141,10 @@ class Link:
         *,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
+        gate: Gate | None = None,
     ) -> None:
         self._settings = settings
+        self._gate = gate
         self._clock = clock
         self._rng = rng or random.Random()
         self._events: queue.Queue[Event] = queue.Queue()
@@ -155,6 +161,7 @@ class Link:
         self._meter = AcknowledgementMeter()
         self._last_mid = 0
         self._bytes_up = self._bytes_down = self._repeated = self._dropped = 0
+        self._mqtt_bytes = (0, 0)  # up and down, of clients before this one
         self._connections = 0
         self._connected = False
         self._protocol = MQTT_5
@@ -276,6 +283,9 @@ class Link:
                 connections=self._connections,
                 repeated_messages=self._repeated,
                 dropped_messages=self._dropped,
+                mqtt_bytes_up=self._mqtt_bytes[0] + (self._client.bytes_up if self._client else 0),
+                mqtt_bytes_down=self._mqtt_bytes[1] + (self._client.bytes_down if self._client else 0),
+                segment_loss=segment_loss(self._client.socket() if self._client else None),
             )
 
     def _wake(self) -> None:
@@ -295,6 +305,8 @@ class Link:
         failures = 0
         while not self._closing.is_set():
             began = self._clock()
+            if not self._may_connect():
+                break
             reason = self._connect() or self._serve()
             if self._closing.is_set():
                 break
@@ -308,6 +320,20 @@ class Link:
             self._closing.wait(backoff_s(max(failures - 1, 0), least_s, most_s, self._rng))
         self._say_goodbye()
 
+    def _may_connect(self) -> bool:
+        """Waits until the gate lets a connection through; False when the link closes meanwhile."""
+        told = False
+        while self._gate is not None and not self._closing.is_set():
+            with self._lock:
+                queued = [self._outbox[mid] for mid in self._mids.values() if mid in self._outbox]
+            if self._gate.may_connect(sum(_FRAMING_BYTES + len(message.payload) for message in queued)):
+                break
+            if not told:
+                self._events.put(Disconnected(reason=_SPENT))
+            told = True
+            self._closing.wait(_SPENT_S)
+        return not self._closing.is_set()
+
     def _fall_back(self) -> bool:
         """Changes to the other protocol after CONNECT was turned away; whether to try it at once.
 
@@ -316,6 +342,9 @@ class Link:
         if not self._turned_away:
             return False
         self._protocol = MQTT_311 if self._protocol is MQTT_5 else MQTT_5
+        if self._client is not None:
+            up, down = self._mqtt_bytes
+            self._mqtt_bytes = (up + self._client.bytes_up, down + self._client.bytes_down)
         self._client = None
         return self._turned_away == 1
 
@@ -338,7 +367,7 @@ class Link:
 
     def _make_client(self) -> MqttClient:
         settings = self._settings
-        client = MqttClient(self._protocol, settings, self._context)
+        client = MqttClient(self._protocol, settings, self._context, self._gate)
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
@@ -358,6 +387,9 @@ class Link:
             if transport is not None:
                 selector.register(transport, selectors.EVENT_READ)
             while transport is not None and client.socket() is transport and not self._closing.is_set():
+                if self._gate is not None and not self._gate.open():
+                    client.abandon()  # without a goodbye, which would cost: the will tells the others
+                    return _SPENT
                 if self._connected:
                     self._hand_over(client)
                 elif self._clock() > deadline:
@@ -386,7 +418,7 @@ class Link:
         mask = ready.get(transport, 0)
         try:
             if mask & selectors.EVENT_READ or pending:
-                client.loop_read()
+                client.read()
             if mask & selectors.EVENT_WRITE:
                 client.loop_write()
             client.loop_misc()
@@ -397,8 +429,7 @@ class Link:
     def _hand_over(self, client: MqttClient) -> None:
         """Gives the protocol engine what the caller asked for since the last time."""
         with self._lock:
-            room = min(self._window - len(self._mids), len(self._unsent))
-            outgoing = [(mid, self._outbox[mid]) for mid in (self._unsent.popleft() for _ in range(room))]
+            outgoing = [(mid, self._outbox[mid]) for mid in self._affordable()]
             acknowledgements, self._acknowledgements = self._acknowledgements, deque()
             new = {topic: qos for topic, qos in self._wanted.items() if topic not in self._asked}
             unwanted, self._unwanted = self._unwanted, set()
@@ -417,6 +448,14 @@ class Link:
                 client.ack(incoming.mid, incoming.qos)
         for mid, message in outgoing:
             self._send(client, mid, message)
+
+    def _affordable(self) -> list[int]:
+        """The next to send: as many as the window has room for, one at a time where a gate counts."""
+        room = min(self._window - len(self._mids), len(self._unsent))
+        if self._gate is not None and room > 0:
+            payload = self._outbox[self._unsent[0]].payload
+            room = int(self._gate.may_send(_FRAMING_BYTES + len(payload)))
+        return [self._unsent.popleft() for _ in range(room)]
 
     def _send(self, client: MqttClient, mid: int, message: _Outgoing) -> None:
         with self._lock:

@@ -6,7 +6,10 @@ is payload acknowledged over the time in which something was waiting for an ackn
 
 from __future__ import annotations
 
+import socket
+import struct
 from dataclasses import dataclass
+from typing import Any
 
 _ROUND_TRIP_GAIN = 1 / 8  # alpha in RFC 6298
 _GOODPUT_MEMORY = 7 / 8  # what a further acknowledgement leaves of the old sums
@@ -27,6 +30,23 @@ class LinkMeasure:
     connections: int
     repeated_messages: int
     dropped_messages: int  # QoS 0, arrived while nobody read
+    mqtt_bytes_up: int = 0  # whole packets as they crossed, acknowledgements and pings among them
+    mqtt_bytes_down: int = 0
+    segment_loss: float | None = None  # share of this connection's segments that TCP sent again (Linux)
+
+
+def segment_loss(connection: Any) -> float | None:
+    """What TCP knows of its own repetitions: tcpi_total_retrans over tcpi_segs_out of tcp_info (linux/tcp.h)."""
+    if connection is None or not hasattr(socket, "TCP_INFO"):
+        return None
+    try:
+        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 140)
+    except OSError:  # closed meanwhile, or no TCP
+        return None
+    if len(info) < 140:
+        return None
+    (repeated,), (sent,) = struct.unpack_from("=I", info, 100), struct.unpack_from("=I", info, 136)
+    return min(1.0, repeated / sent) if sent else None
 
 
 class AcknowledgementMeter:

@@ -11,6 +11,7 @@ import socket
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
@@ -86,11 +87,37 @@ class LinkSettings:
     backoff_max_s: float = 60.0
 
 
+class Gate(Protocol):
+    """A budget of bytes (edge_runtime/byte_budget.py is one). Sizes are of MQTT packets; it adds what lies below them."""
+
+    def may_connect(self, queued_bytes: int) -> bool:
+        """Whether a connection may be opened on which so many bytes are sent again; counts its opening."""
+
+    def may_send(self, mqtt_bytes: int) -> bool:
+        """Whether a message may be begun."""
+
+    def prepare(self, mqtt_bytes: int) -> None:
+        """So many bytes may cross next: on return their count is durable."""
+
+    def use(self, mqtt_bytes: int) -> bool:
+        """So many bytes crossed, either way; False when the link must close."""
+
+    def open(self) -> bool:
+        """Whether the link may stay."""
+
+
 class MqttClient(mqtt.Client):
-    """One protocol, configured from the settings; closes its sockets where paho would leave them open."""
+    """One protocol, configured from the settings; closes its sockets where paho would leave them open.
+
+    `bytes_up` and `bytes_down` are of MQTT packets as they crossed, repetitions, acknowledgements and pings included.
+    """
 
     def __init__(
-        self, protocol: MQTTProtocolVersion, settings: LinkSettings, context: ssl.SSLContext | None
+        self,
+        protocol: MQTTProtocolVersion,
+        settings: LinkSettings,
+        context: ssl.SSLContext | None,
+        gate: Gate | None = None,
     ) -> None:
         super().__init__(
             CallbackAPIVersion.VERSION2,
@@ -102,6 +129,8 @@ class MqttClient(mqtt.Client):
             manual_ack=True,
         )
         self.connect_timeout = settings.connect_timeout_s
+        self.bytes_up = self.bytes_down = 0
+        self._gate = gate
         self._settings_tls = settings.tls
         self.username_pw_set(settings.username, settings.password)
         if context is not None:
@@ -139,6 +168,27 @@ class MqttClient(mqtt.Client):
         """Closes the transport without a word."""
         if self.socket() is not None:
             self._loop_rc_handle(MQTTErrorCode.MQTT_ERR_CONN_LOST)
+
+    def read(self) -> None:
+        """What the socket has; what came at once is counted as one piece, since paho takes it in small ones."""
+        before = self.bytes_down
+        self.loop_read()
+        if self._gate is not None and self.bytes_down > before:
+            self._gate.use(self.bytes_down - before)
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        data: bytes = super()._sock_recv(bufsize)  # type: ignore[no-untyped-call, unused-ignore]
+        self.bytes_down += len(data)
+        return data
+
+    def _sock_send(self, buf: bytes | bytearray) -> int:
+        if self._gate is not None:
+            self._gate.prepare(len(buf))
+        sent: int = super()._sock_send(buf)  # type: ignore[no-untyped-call, unused-ignore]
+        self.bytes_up += sent
+        if self._gate is not None:
+            self._gate.use(sent)
+        return sent
 
     def _ssl_wrap_socket(self, tcp_sock: socket.socket) -> ssl.SSLSocket:
         assert self._ssl_context is not None

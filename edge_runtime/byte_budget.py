@@ -128,9 +128,10 @@ class Disk(Protocol):
 
 
 class ByteAccount:
-    """A budget being kept, from any thread. OSError when the disk fails: then nothing may be moved.
+    """A budget being kept, from any thread; broker.mqtt_client.Gate for a link.
 
-    `use` counts what crosses; `can` asks before; while `open` is false nothing may be begun.
+    `use` counts what crosses; `can` asks before; while `open` is false nothing may be begun. A disk that fails closes
+    it: what cannot be recorded may not be moved.
     """
 
     def __init__(
@@ -153,9 +154,24 @@ class ByteAccount:
             self._roll()
             self._used = self._used.plus(size)
             self._ahead -= size
-            if self._ahead < RESERVE_BYTES:
-                self._write(RESERVE_BYTES + BLOCK_BYTES)
-            return self._is_open()
+            return self._is_open() and self._is_ahead()
+
+    def prepare(self, mqtt_bytes: int) -> None:
+        """Makes the count of MQTT bytes that are about to be sent durable. OSError when it cannot."""
+        with self._lock:
+            needed = wire_bytes(mqtt_bytes, tls=self.tls) + RESERVE_BYTES
+            if self._ahead < needed:
+                self._write(needed + BLOCK_BYTES)
+
+    def may_connect(self, queued_bytes: int) -> bool:
+        """Whether a connection and the messages sent again on it fit; counts the connection below MQTT."""
+        size = connection_bytes(tls=self.tls)
+        if not self.can(size + wire_bytes(queued_bytes, tls=self.tls)) or not self.open():
+            return False
+        return self.count(size)
+
+    def may_send(self, mqtt_bytes: int) -> bool:
+        return self.can(wire_bytes(mqtt_bytes, tls=self.tls))
 
     def can(self, size: int) -> bool:
         """Whether `size` bytes, overheads among them, may be begun."""
@@ -166,11 +182,7 @@ class ByteAccount:
         """Whether anything may cross. Charges the reserve first, for something may come at once."""
         with self._lock:
             self._roll()
-            if not self._is_open():
-                return False
-            if self._ahead < RESERVE_BYTES:
-                self._write(RESERVE_BYTES + BLOCK_BYTES)
-            return True
+            return self._is_open() and self._is_ahead()
 
     def left(self) -> Left:
         with self._lock:
@@ -192,6 +204,15 @@ class ByteAccount:
         """After an orderly end the record holds what was used, no more."""
         with self._lock:
             self._write(0)
+
+    def _is_ahead(self) -> bool:
+        """Whether the record holds the reserve, after writing it where it did not; False when the disk fails."""
+        if self._ahead < RESERVE_BYTES:
+            try:
+                self._write(RESERVE_BYTES + BLOCK_BYTES)
+            except OSError:
+                return False
+        return True
 
     def _is_open(self) -> bool:
         least = left(self.budget, self._used).least

@@ -116,8 +116,11 @@ def test_an_orderly_end_gives_back_what_was_written_ahead_and_a_crash_does_not()
 def test_nothing_is_moved_when_the_record_cannot_be_written():
     kept, disk, _ = account()
     disk.full = True
+    assert not kept.open()
     with pytest.raises(OSError, match="No space left"):
-        kept.open()
+        kept.prepare(10)
+    disk.full = False
+    assert kept.open()
 
 
 def test_once_only_the_reserve_is_left_the_account_is_closed_until_the_next_day():
