@@ -23,6 +23,7 @@ OK, PENDING = 0, 1
 class HostNode:
     """Polled by the test. `contents` is the storage of a node that ran before.
 
+    `keys` are the pair key of its seals and the key that plans are signed with; without them it speaks in plain text.
     With `noise` its line is a serial one: framed, to a gateway that connects to `line`, and it loses and flips bytes.
     """
 
@@ -38,6 +39,7 @@ class HostNode:
         device: str = "dev-1",
         top_k: bool = False,
         noise: random.Random | None = None,
+        keys: tuple[bytes, bytes] | None = None,
     ) -> None:
         self.runtime, self.log, self._port = runtime, list[str](), port
         self._noise = noise
@@ -56,6 +58,8 @@ class HostNode:
         for number, (window, label) in enumerate(zip(*examples, strict=True)):
             assert intake.add(window, int(label), (0, 0, 1, 0, 0, 2, 0, 1, 0, 2)[number % 10]) == 0
         self.config = self._config(flashed, intake, device, top_k)
+        if keys is not None:
+            self.config.guard = self._guard(*keys)
         self.agent = runtime.ffi.new("sl_agent *")
         self.status = runtime.lib.sl_agent_start(self.agent, self.config)
 
@@ -167,3 +171,14 @@ class HostNode:
                 vector = self._new("int32_t[]", dimension)
                 setattr(config, name, self._new("sl_residual *", {"vector": vector}))
         return config
+
+    def _guard(self, pair_key: bytes, coordinator: bytes) -> Any:
+        """Seals with a counter from 0; what is to be kept durably is kept as long as this object."""
+        keep = self.runtime.ffi.callback("sl_status(void *, uint64_t, uint64_t)", lambda *_: OK)
+        self._kept.append(keep)
+        sealing = self._new("sl_sealing *", {"keep": keep, "pair_key": list(pair_key)})
+        sealing.coordinator = list(coordinator)
+        sealing.federation, sealing.device = self.config.federation, self.config.device
+        guard = self._new("sl_guard *", {})
+        self.runtime.lib.sl_sealing_guard(sealing, guard)
+        return guard

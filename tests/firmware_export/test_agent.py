@@ -10,8 +10,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from sanderling.broker import chunks
+from sanderling.broker import announcements, chunks, keys, sealing
+from sanderling.broker.counters import ReplayWindow
 from sanderling.broker.messages import EvaluationMessage, RoundPlan, UpdateMessage
 from sanderling.broker.mosquitto import Mosquitto, find_mosquitto
 from sanderling.broker.run import start_broker
@@ -187,6 +190,41 @@ def test_a_broker_that_goes_and_comes_back_gets_the_report(
             assert number == 1  # the first one again: its acknowledgement was lost with the broker
         coordinator.close()
     node.close()
+
+
+def test_a_guarded_node_acts_on_signed_plans_alone_and_seals_its_report(coordinator, start) -> None:
+    signer, ours, theirs = (
+        Ed25519PrivateKey.generate(),
+        X25519PrivateKey.generate(),
+        X25519PrivateKey.generate(),
+    )
+    pair_key = keys.device_pair_key(theirs, ours.public_key())
+    node = start(keys=(pair_key, signer.public_key().public_bytes_raw()))
+    for chunk in chunks.retained(TOPICS, MODEL, 256).items():
+        coordinator.publish(*chunk)
+    other = Ed25519PrivateKey.generate()
+    for sequence, (key, reason) in enumerate([(None, "unprotected"), (other, "not_authentic")], start=1):
+        plan = PLAN.encode()
+        if key is not None:
+            plan = announcements.sign(
+                plan, key, federation="bench", kind=announcements.Kind.PLAN, sequence=sequence
+            )
+        coordinator.publish(TOPICS.plan, plan)
+        node.poll_until(lambda sequence=sequence: node.agent.refused >= sequence)
+        assert node.log[-1] == reason
+    assert not node.agent.planned
+    kind = announcements.Kind.PLAN
+    signed = announcements.sign(PLAN.encode(), signer, federation="bench", kind=kind, sequence=1)
+    coordinator.publish(TOPICS.plan, signed)
+    node.poll_until(lambda: node.answered == 1)
+    sealed = coordinator.update()
+    subject = sealing.Subject(kind=sealing.Kind.UPDATE, round=1, model_hash=MODEL.model_hash)
+    epoch = keys.epoch_key(
+        pair_key, federation="bench", device="dev-1", run=PLAN.run, epoch=PLAN.update.mask_epoch
+    )
+    message, _ = sealing.unseal(sealed, epoch, subject, ReplayWindow())
+    assert same_but_for_time(message, expected(PLAN, MODEL)[0])
+    assert len(sealed) - len(message) <= 48
 
 
 @pytest.mark.parametrize("seed", [1, 2])

@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sanderling.broker import codec
 from sanderling.broker.messages import ModelReference, RoundPlan, TrainingPlan, UpdatePlan
 from sanderling.edge_runtime import trainer
 from sanderling.edge_runtime.trainer import Examples, LocalData, Residual
+from sanderling.models.compression import shared_mask
 from sanderling.models.native import Memory
 from sanderling.models.tail_lowering import head_struct
 from tests.models.tails import blobs, make_head
@@ -200,3 +202,27 @@ class TestRefusals:
 
     def test_validation_label_that_is_no_class(self, runtime):
         assert self.refused(runtime, labels=[0, 1, 3]) == BAD_SAMPLE
+
+
+def test_a_blinding_writes_the_payload_in_the_codecs_place(runtime):
+    head = make_head(9, 4)
+    examples, theta = local_data(head, 30, 10), np.zeros(head.dimension, np.int32)
+    plan = plan_of(UpdatePlan(mode="mask", coordinates=11, mask_epoch=1, clipping_norm=900, scale_shift=3))
+    seen = []
+
+    @runtime.ffi.callback("sl_status(void *, const sl_quantized_update *, uint8_t *, uint32_t, uint32_t *)")
+    def write(_context, update, payload, capacity, size):
+        assert capacity == 100_000
+        seen.append(list(update.values[0 : update.count]))
+        payload[0:7] = b"blinded"
+        size[0] = 7
+        return OK
+
+    native = NativeTrainer(runtime, head, plan)
+    blinding = runtime.ffi.new("sl_blinding *", {"write": write})
+    native.task.blinding = blinding
+    assert native.train(theta, examples, None)[:2] == (OK, b"blinded")
+    payload = trainer.train(plan, "mcu-01", head, theta, examples, None, lambda: 0.0)[0].payload
+    coordinates = shared_mask("watch", 1, head.dimension, 11)
+    update = codec.decode(payload, coordinates=coordinates, dimension=head.dimension)
+    assert seen == [update.values.tolist()]

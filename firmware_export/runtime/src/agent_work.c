@@ -13,7 +13,8 @@ static sl_task task_of(const sl_agent *agent)
                     .seed = plan->seed,
                     .round = plan->round,
                     .training = plan->training,
-                    .rule = plan->update};
+                    .rule = plan->update,
+                    .blinding = agent->config->blinding};
     return task;
 }
 

@@ -177,5 +177,8 @@ sl_status sl_train(const sl_learner *learner, const sl_task *task, const int16_t
     } else {
         send_masked(task, theta, trained, values, &update);
     }
+    if (task->blinding != NULL) {
+        return task->blinding->write(task->blinding->context, &update, payload, capacity, size);
+    }
     return sl_codec_encode(&update, payload, capacity, size);
 }

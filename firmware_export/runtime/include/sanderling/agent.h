@@ -31,6 +31,7 @@ typedef struct {
     const sl_flashed_model *model;
     sl_intake *intake;          /* the device's examples */
     const sl_guard *guard;      /* NULL: messages in plain text */
+    const sl_blinding *blinding; /* NULL: updates that the coordinator can read one by one */
 
     int16_t *start;             /* of the head's dimension: the round's model */
     void *scratch;              /* sl_train_scratch_bytes and sl_self_test_scratch_bytes, aligned to 8 */

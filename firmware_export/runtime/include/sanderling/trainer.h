@@ -4,6 +4,7 @@
 #define SANDERLING_TRAINER_H
 
 #include "sanderling/base.h"
+#include "sanderling/codec.h"
 #include "sanderling/compression.h"
 #include "sanderling/head.h"
 
@@ -28,6 +29,13 @@ typedef struct {
 /* The learner of a head, whose tables are kept by reference. */
 sl_learner sl_head_learner(const sl_head *head);
 
+/* The seam of secure aggregation: writes the payload of a blinded update in the place of the update codec. */
+typedef struct {
+    void *context; /* handed to the function */
+    sl_status (*write)(void *context, const sl_quantized_update *update, uint8_t *payload, uint32_t capacity,
+                       uint32_t *size);
+} sl_blinding;
+
 /* What the round asks, of whom. */
 typedef struct {
     const char *federation, *device;
@@ -35,6 +43,7 @@ typedef struct {
     uint32_t round;
     sl_training training;
     sl_update_rule rule;
+    const sl_blinding *blinding; /* NULL: the update codec's bytes */
 } sl_task;
 
 /* What top-k updates have left unsent, of the learner's dimension. It does not outlive its mask epoch. */
