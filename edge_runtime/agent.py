@@ -10,6 +10,7 @@ Store for a question with Stored or Failed, a published report with Delivered or
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -23,9 +24,12 @@ from sanderling.broker.messages import (
     StatusMessage,
 )
 from sanderling.broker.topics import Topics
+from sanderling.edge_runtime.byte_budget import fetch_bytes, message_bytes
 from sanderling.edge_runtime.errors import DimensionError, OlderRoundError, UnexpectedTopicError
 from sanderling.edge_runtime.memory import Memory, Question, Report
+from sanderling.edge_runtime.publish_policy import Change, Circumstances, Decision, Rules, coalesce, decide
 from sanderling.edge_runtime.trainer import Residual
+from sanderling.models.compression import squared_norm
 from sanderling.models.errors import ModelFormatError, ProtocolError
 from sanderling.models.package import ModelPackage
 from sanderling.models.tail import dense_head
@@ -34,8 +38,13 @@ from sanderling.models.updates import GlobalModel
 
 NETWORKS_KEPT = 2
 MODELS_KEPT = 8
+NOTHING_KNOWN = Circumstances()
+UPDATE_BYTES = 117  # of an update message, beside its payload
+REST_S = 3600.0  # how long a round without a deadline is counted for
 # A plan this long past its deadline belongs to a coordinator that is gone. Generous, since clocks of boards are wrong.
 EXPIRED_AFTER_S = 3600.0
+
+_PAYLOAD_BYTES = {"mask": 1, "topk": 4}  # a coordinate, at the most
 
 T = TypeVar("T")
 
@@ -64,6 +73,12 @@ class AgentState:
     abstained: Question | None = None
     in_flight: bool = False  # the report was published, and not yet delivered
     refused: Mapping[str, int] = field(default_factory=dict)  # messages by reason
+    rules: Rules | None = None  # None: every plan is answered at once
+    around: Circumstances = NOTHING_KNOWN  # as the shell saw them before this event
+    tls: bool = False  # for what a message costs
+    held: Question | None = None  # its report is stored and was never handed to the link
+    resting: bool = False  # the budget is spent: announced as offline until it is renewed
+    largest_change: float = 0.0
 
     @property
     def topics(self) -> Topics:
@@ -149,8 +164,14 @@ class Undelivered:
     reason: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Looked:
+    """The time of a Wait has come."""
+
+
 Event = (
     Started
+    | Looked
     | Connected
     | Received
     | Prepared
@@ -232,6 +253,21 @@ class Evaluate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BeginRound:
+    """Counts this round's bytes apart, from its plan's on, until `ends` (Unix seconds)."""
+
+    plan_bytes: int
+    ends: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    """Looked is due at `at` (Unix seconds)."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Leave:
     """Nothing is left to do."""
 
@@ -251,6 +287,8 @@ Effect = (
     | Store
     | Train
     | Evaluate
+    | BeginRound
+    | Wait
     | Leave
     | Log
 )
@@ -264,6 +302,10 @@ def step(state: AgentState, event: Event, now: float) -> Step:
     match event:
         case Started():
             return state, (Subscribe(topic=state.topics.plan),)
+        case Looked():
+            awake, effects = _announce(replace(state, resting=False), state)
+            state, more = _advance(awake, now)
+            return state, effects + more
         case Connected(session_present=session_present):
             if not session_present:
                 state = replace(state, memory=state.memory.undelivered())
@@ -294,7 +336,7 @@ def step(state: AgentState, event: Event, now: float) -> Step:
 def status(state: AgentState) -> StatusMessage:
     """What the device says of itself while it is there."""
     return StatusMessage(
-        state="online",
+        state="offline" if state.resting else "online",
         num_examples=state.num_examples,
         boot=state.boot,
         backend=state.backend,
@@ -340,14 +382,27 @@ def _take_plan(state: AgentState, plan: RoundPlan, now: float) -> Step:
     current = _question(state) or (report.question if report else None)
     if current is not None and current.run == plan.run and plan.round < current.round:
         raise OlderRoundError(plan.run, current.round, plan.round)
-    state = replace(state, plan=plan, abstained=None)
+    news = _question(state) != Question(run=plan.run, round=plan.round, phase=plan.phase)
+    begun = _begin(state, plan, now) if news else ()
     lines: tuple[Effect, ...] = ()
+    if news and state.rules is not None:
+        state, lines = _coalesced(state)
+    state = replace(state, plan=plan, abstained=None)
+    report = state.memory.report
     if report is not None and not report.delivered and report.question != _question(state):
         # The coordinator has closed that round: sent now, the update would only be refused.
-        lines = (Log(line=f"drops its undelivered report on {_name(report.question)}"),)
+        lines += (Log(line=f"drops its undelivered report on {_name(report.question)}"),)
         state = replace(state, memory=replace(state.memory, report=None), in_flight=False)
     state, effects = _advance(state, now)
-    return state, lines + effects
+    return state, begun + lines + effects
+
+
+def _begin(state: AgentState, plan: RoundPlan, now: float) -> tuple[Effect, ...]:
+    """A round that asks this device is counted apart."""
+    if state.rules is None or plan.phase != "round" or state.device_id not in plan.cohort:
+        return ()
+    size = message_bytes(state.topics.plan, len(plan.encode()), tls=state.tls)
+    return (BeginRound(plan_bytes=size, ends=plan.deadline_unix_s or now + REST_S),)
 
 
 def _take_network(
@@ -396,15 +451,87 @@ def _advance(state: AgentState, now: float) -> Step:
     if plan.phase == "round" and state.device_id not in plan.cohort:
         return _fetch(state, frozenset())
     if state.memory.report is not None and state.memory.report.question == question:
-        return _send(state, state.memory.report)
+        return _send(state, plan, state.memory.report, now)
     if plan.phase == "finished" and not plan.evaluate:
         return _leave_if_finished(state)
     if reason := _why_not(state, plan, now):
         return _abstain(state, reason)
+    decision = _decide(state, plan, _round_bytes(state, plan), now)
+    if decision.action != "publish":
+        return _hold_back(state, decision)
     if missing := _missing(state):
         return _fetch(state, missing)
     state, unsubscribed = _fetch(state, frozenset())
+    if plan.phase == "round" and decision.coordinates != plan.update.coordinates:
+        # Fewer, with top-k only: the door takes up to the plan's.
+        plan = replace(plan, update=replace(plan.update, coordinates=decision.coordinates))
     return replace(state, working=question), (*unsubscribed, _work(state, plan))
+
+
+def _decide(
+    state: AgentState, plan: RoundPlan, size: int, now: float, change: Change | None = None
+) -> Decision:
+    """What the publish policy says of `size` bytes; the final evaluation is never held back."""
+    if state.rules is None or plan.phase != "round":
+        return Decision(action="publish", reason="", coordinates=plan.update.coordinates)
+    return decide(state.rules, state.around, plan, size, now, change=change)
+
+
+def _round_bytes(state: AgentState, plan: RoundPlan) -> int:
+    """What is still to cross for this round, at the most: what is missing, and an update of a byte a coordinate."""
+    topics, tls = state.topics, state.tls
+    size = message_bytes(
+        topics.update(state.device_id),
+        UPDATE_BYTES + _PAYLOAD_BYTES[plan.update.mode] * plan.update.coordinates,
+        tls=tls,
+    )
+    for one in _references(state):
+        if one.network_hash not in state.networks:
+            size += fetch_bytes(topics.network(one.network_hash), one.network_bytes, tls=tls)
+        if one.model_hash not in state.models:
+            size += fetch_bytes(topics.model(one.model_hash), one.body_bytes, tls=tls)
+    return size
+
+
+def _hold_back(state: AgentState, decision: Decision) -> Step:
+    """Waits, or lets the round go; where every round would be let go, the device says that it rests."""
+    state, effects = _fetch(state, frozenset())
+    question = _question(state)
+    assert question is not None
+    effects += (Log(line=f"{_name(question)}: {decision.action}: {decision.reason}"),)
+    if decision.action == "skip":
+        before, state = state, replace(state, abstained=question)
+        if decision.at is not None:
+            state, announced = _announce(
+                replace(state, resting=True, detail=_detail(decision.reason)), before
+            )
+            effects += announced
+    return state, effects if decision.at is None else (*effects, Wait(at=decision.at))
+
+
+def _coalesced(state: AgentState) -> tuple[AgentState, tuple[Effect, ...]]:
+    """A report that was never handed to the link becomes unsent change: two never wait at once."""
+    report, plan = state.memory.report, state.plan
+    if report is None or plan is None or state.held != report.question or report.question != _question(state):
+        return replace(state, held=None), ()
+    unsent = _unsent(state, plan, report)
+    memory = Memory(report=None, residual=unsent)
+    line = f"keeps the change of {_name(report.question)} for a later round of its mask epoch"
+    return replace(state, memory=memory, held=None), (Store(memory=memory, question=None), Log(line=line))
+
+
+def _unsent(state: AgentState, plan: RoundPlan, report: Report) -> Residual | None:
+    dimension = dense_head(state.networks[plan.model.network_hash].network).dimension
+    return coalesce(plan, report.payload, report.residual, dimension)
+
+
+def _change(state: AgentState, plan: RoundPlan, report: Report) -> Change | None:
+    """How much would be sent, where the rules let the device look at it."""
+    if state.rules is None or not state.rules.least_change or plan.phase != "round":
+        return None
+    unsent = _unsent(state, plan, report)
+    norm = 0.0 if unsent is None else math.sqrt(squared_norm(unsent.vector))
+    return Change(norm=norm, largest_norm=max(norm, state.largest_change))
 
 
 def _work(state: AgentState, plan: RoundPlan) -> Effect:
@@ -461,20 +588,31 @@ def _answer(state: AgentState, report: Report, now: float) -> Step:
         state, effects = _advance(replace(state, working=None), now)
         return state, (Log(line=f"drops its report on {_name(report.question)}: a newer plan came"), *effects)
     memory = replace(state.memory, report=report)
-    announced, effects = _announce(replace(state, memory=memory, in_flight=False, detail=""), state)
+    state_after = replace(state, memory=memory, in_flight=False, held=report.question, detail="")
+    announced, effects = _announce(state_after, state)
     return announced, (Store(memory=memory, question=report.question), *effects)
 
 
-def _send(state: AgentState, report: Report) -> Step:
-    """Publishes the stored bytes, unless the broker has them or is about to."""
+def _send(state: AgentState, plan: RoundPlan, report: Report, now: float) -> Step:
+    """Publishes the stored bytes, unless the broker has them or is about to, or the policy holds them back."""
     if report.delivered:
         return _leave_if_finished(state)
     if state.in_flight:
         return state, ()
     topics, question = state.topics, report.question
-    topic = topics.evaluation if question.phase == "finished" else topics.update
-    publish = PublishReport(topic=topic(state.device_id), payload=report.payload, question=question)
-    return replace(state, in_flight=True), (publish,)
+    topic = (topics.evaluation if question.phase == "finished" else topics.update)(state.device_id)
+    change = _change(state, plan, report)
+    decision = _decide(state, plan, message_bytes(topic, len(report.payload), tls=state.tls), now, change)
+    if decision.action != "publish":
+        state, effects = _hold_back(state, decision)
+        if decision.action == "wait":
+            return state, effects
+        state, kept = _coalesced(state)
+        return state, effects + kept
+    if change is not None:
+        state = replace(state, largest_change=change.largest_norm)
+    publish = PublishReport(topic=topic, payload=report.payload, question=question)
+    return replace(state, in_flight=True, held=None), (publish,)
 
 
 def _delivered(state: AgentState, question: Question, now: float) -> Step:

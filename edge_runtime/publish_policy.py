@@ -74,7 +74,8 @@ class Change:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """`at` is when to ask again (Unix seconds), for "wait"; `coordinates` is how many to send, at most the plan's."""
+    """`coordinates` is how many to send, at most the plan's. `at` is when to ask again (Unix seconds), for "wait"; for
+    "skip" it is when the cause will be gone, where that is known: until then every round would be skipped."""
 
     action: Action
     reason: str
@@ -161,7 +162,7 @@ def _over_budget(left: Left, plan: RoundPlan, size: int, now: float) -> Decision
     reason = f"{size} B, the day's budget holds {max(0, left.day or 0)}"
     if plan.deadline_unix_s is not None and renewed < plan.deadline_unix_s:
         return Decision(action="wait", reason=f"{reason}; waits for the next day", coordinates=0, at=renewed)
-    return _skip(reason)
+    return Decision(action="skip", reason=reason, coordinates=0, at=renewed)
 
 
 def _low_battery(rules: Rules, around: Circumstances, plan: RoundPlan, size: int, now: float) -> Decision:
