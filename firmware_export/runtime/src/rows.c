@@ -133,7 +133,10 @@ int32_t sl_row_dot(const int16_t *theta, const int16_t *x, uint32_t count)
 
 void sl_row_move(int16_t *theta, const int16_t *x, int32_t error, uint32_t count)
 {
-    const int32_t half = 2048, limit = SL_THETA_LIMIT, twice = 2 * SL_THETA_LIMIT;
+    /* Named registers: at -Os gcc finds none by itself. */
+    register int32_t half __asm__("r8") = 2048;
+    register int32_t twice __asm__("r9") = 2 * SL_THETA_LIMIT;
+    const int32_t limit = SL_THETA_LIMIT;
     int32_t index = -2 * (int32_t)count, moved, change;
     if (count == 0) {
         return;
@@ -160,7 +163,7 @@ void sl_row_move(int16_t *theta, const int16_t *x, int32_t error, uint32_t count
                          "4:"
                          : [index] "+l"(index), [moved] "=&l"(moved), [change] "=&l"(change)
                          : [theta] "l"(theta + count), [x] "l"(x + count), [error] "l"(error), [limit] "l"(limit),
-                           [half] "h"(half), [twice] "h"(twice)
+                           [half] "r"(half), [twice] "r"(twice)
                          : "cc", "memory");
 }
 
