@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from sanderling.broker import enrolment, pki
-from sanderling.broker.enrolment import CoordinatorKeys, EnrolmentError, Entropy, Grant, Token
-from sanderling.broker.identity import CERTIFICATE
+from sanderling.broker.enrolment import EnrolmentError, Entropy, Grant, Token
+from sanderling.broker.identity import CERTIFICATE, CoordinatorKeys
 from sanderling.broker.pki import AUTHORITY, COORDINATOR, ENROLMENT, Pki, Role
 from sanderling.broker.registry import Issued, Registry
 from sanderling.models.errors import UsageError
@@ -119,6 +119,7 @@ class Desk:
             certificate=certificate.public_bytes(Encoding.DER),
             authority=self._authority.certificate.public_bytes(Encoding.DER),
             coordinator=self._coordinator,
+            issued_ms=int(now.timestamp() * 1000),
         )
         issued = Issued(
             serial=certificate.serial_number,

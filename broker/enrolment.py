@@ -34,7 +34,17 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from sanderling.broker import pki
-from sanderling.broker.identity import CA_CERTIFICATE, CERTIFICATE, KEY, require
+from sanderling.broker.counters import write_mark
+from sanderling.broker.identity import (
+    CA_CERTIFICATE,
+    CERTIFICATE,
+    COORDINATOR_KEYS,
+    KEY,
+    NONCES,
+    CoordinatorKeys,
+    Identity,
+    read_identity,
+)
 from sanderling.broker.topics import check_name
 from sanderling.models.errors import ProtocolError, UsageError
 
@@ -42,7 +52,7 @@ VERSION = 1
 TOKEN_PREFIX = "sanderling-enrol-1."
 MAX_MESSAGE_BYTES = 4096
 TOKEN_ID_BYTES, SECRET_BYTES = 16, 32
-AGREEMENT_KEY, COORDINATOR_KEYS = pki.AGREEMENT_KEY, "coordinator.json"
+AGREEMENT_KEY = pki.AGREEMENT_KEY
 
 _NONCE_BYTES = 12
 _TOKEN, _REQUEST = "token", "request.bin"
@@ -125,20 +135,13 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CoordinatorKeys:
-    """What devices believe: announcements are signed by the one, updates sealed for the other. Public keys, 32 bytes."""
-
-    signing: bytes
-    agreement: bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
     """What a device is given."""
 
     certificate: bytes  # DER
     authority: bytes  # DER
     coordinator: CoordinatorKeys
+    issued_ms: int  # since 1970, by the authority's clock: no announcement from long before it is news
 
 
 # ---------------------------------------------------------------------- messages
@@ -165,20 +168,23 @@ def seal_reply(
     """The answer to the request that came as `message`."""
     signature = signing_key.sign(_signed(token, message, grant))
     keys = grant.coordinator
-    plain = cbor2.dumps([grant.certificate, grant.authority, keys.signing, keys.agreement, signature])
+    parts = [grant.certificate, grant.authority, keys.signing, keys.agreement, grant.issued_ms, signature]
+    plain = cbor2.dumps(parts)
     return _seal(token, "reply", plain, entropy)
 
 
 def open_reply(token: Token, message: bytes, reply: bytes) -> Grant:
     """EnrolmentError for what the coordinator, whose fingerprint is in the token, did not answer to `message`."""
     plain = _open(token, "reply", reply)
-    certificate, authority, signing, agreement, signature = _fields(plain, (bytes,) * 5)
+    types = (bytes, bytes, bytes, bytes, int, bytes)
+    certificate, authority, signing, agreement, issued_ms, signature = _fields(plain, types)
     if hashlib.sha256(signing).digest() != token.signer_sha256 or len(agreement) != 32:
         raise EnrolmentError("not_authentic", "the reply names another coordinator than the token")
     grant = Grant(
         certificate=certificate,
         authority=authority,
         coordinator=CoordinatorKeys(signing=signing, agreement=agreement),
+        issued_ms=issued_ms,
     )
     try:
         Ed25519PublicKey.from_public_bytes(signing).verify(signature, _signed(token, message, grant))
@@ -198,6 +204,7 @@ def _signed(token: Token, message: bytes, grant: Grant) -> bytes:
             grant.certificate,
             grant.authority,
             grant.coordinator.agreement,
+            grant.issued_ms,
         ]
     )
 
@@ -229,7 +236,7 @@ def _associated(token: Token, direction: str) -> bytes:
     return cbor2.dumps([direction, token.federation, token.device_id, bytes.fromhex(token.id)])
 
 
-def _fields(raw: bytes, types: tuple[type, ...]) -> list[bytes]:
+def _fields(raw: bytes, types: tuple[type, ...]) -> list[Any]:
     try:
         return _array(raw, types)
     except ValueError as error:
@@ -249,37 +256,13 @@ def _array(raw: bytes, types: tuple[type, ...]) -> list[Any]:
 # ---------------------------------------------------------------------- the device's folder
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
-    """Who a device is and whom it believes; its files are those of broker/identity.py and these two."""
-
-    folder: Path
-    federation: str
-    device_id: str
-    coordinator: CoordinatorKeys
-
-    def agreement_key(self) -> X25519PrivateKey:
-        key = pki.read_key(self.folder / AGREEMENT_KEY)
-        if not isinstance(key, X25519PrivateKey):
-            raise UsageError(f"{self.folder / AGREEMENT_KEY}: expected an X25519 key")
-        return key
-
-
-def read_identity(folder: Path) -> Identity:
-    """MissingError when the device is not enrolled, UsageError for a damaged file."""
-    path = require(folder / COORDINATOR_KEYS)
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        return Identity(
-            folder=folder,
-            federation=value["federation"],
-            device_id=value["device"],
-            coordinator=CoordinatorKeys(
-                signing=bytes.fromhex(value["signing_key"]), agreement=bytes.fromhex(value["agreement_key"])
-            ),
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path} is damaged: {error!r}; enrol the device again") from error
+def agreement_key(identity: Identity) -> X25519PrivateKey:
+    """The device's own half of what seals its updates. UsageError for a damaged file."""
+    path = identity.folder / AGREEMENT_KEY
+    key = pki.read_key(path)
+    if not isinstance(key, X25519PrivateKey):
+        raise UsageError(f"{path}: expected an X25519 key")
+    return key
 
 
 def begin(folder: Path, token: Token, entropy: Entropy) -> bytes:
@@ -302,10 +285,12 @@ def begin(folder: Path, token: Token, entropy: Entropy) -> bytes:
     key, agreement = ec.generate_private_key(ec.SECP256R1()), X25519PrivateKey.generate()
     pki.write_secret(draft / KEY, pki.private_pem(key))
     pki.write_secret(draft / AGREEMENT_KEY, pki.private_pem(agreement))
+    agreement_public = agreement.public_key().public_bytes_raw()
+    pki.write_secret(draft / NONCES, write_mark(0, agreement_public))  # a new key has used none
     pki.write_secret(draft / _TOKEN, token.text().encode())
     request = Request(
         signing_request=pki.signing_request(key, token.device_id),
-        agreement_key=agreement.public_key().public_bytes_raw(),
+        agreement_key=agreement_public,
     )
     message = seal_request(token, request, entropy)
     pki.write_file(draft / _REQUEST, message)  # last: from now on the request stands
@@ -336,6 +321,7 @@ def accept(folder: Path, reply: bytes) -> Identity:
         "device": token.device_id,
         "signing_key": grant.coordinator.signing.hex(),
         "agreement_key": grant.coordinator.agreement.hex(),
+        "enrolled_ms": grant.issued_ms,
     }
     pki.write_file(draft / COORDINATOR_KEYS, json.dumps(about, indent=2).encode())  # now the draft is whole
     _settle(folder)

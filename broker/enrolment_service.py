@@ -16,8 +16,8 @@ from pathlib import Path
 
 from sanderling.broker import acl, enrolment
 from sanderling.broker.desk import Desk
-from sanderling.broker.enrolment import EnrolmentError, Identity, Token
-from sanderling.broker.identity import CERTIFICATE, KEY, require
+from sanderling.broker.enrolment import EnrolmentError, Token
+from sanderling.broker.identity import CERTIFICATE, KEY, Identity, require
 from sanderling.broker.link import Connected, Disconnected, Incoming, Link, LinkSettings, TlsPin
 from sanderling.broker.mosquitto import Mosquitto, SocketListener, TlsListener
 from sanderling.broker.pki import ENROLMENT

@@ -29,6 +29,7 @@ _STOP_S = 10.0
 _PORT_ATTEMPTS = 5
 _RUNNING = " running\n"  # the end of the line mosquitto logs once it listens
 _RELOADING = ": Reloading config.\n"
+_NOT_LOADED = ": Error"
 _CONNECT, _CONNACK, _CLEAN_SESSION, _USER_NAME = 0x10, b"\x20", 0x02, 0x80
 
 
@@ -182,18 +183,22 @@ class Mosquitto:
 
     def refresh(self) -> tuple[str, ...]:
         """Reads certificates, keys and revocations again; the names whose connections it closed, because one of their
-        certificates was revoked since.
+        certificates was revoked since. SanderlingError, after that, where mosquitto could not take one of the files.
 
         mosquitto 2.0.11 takes a new revocation list on SIGHUP, if it is newer by whole seconds, and applies it to new
         connections only.
         """
         known, self._revoked = self._revoked, revoked_by([self._first, *self._others])
         new = {serial: notice for serial, notice in self._revoked.items() if serial not in known}
-        reloads = self._log().count(_RELOADING)
+        before = len(self._log())
         self._process.send_signal(signal.SIGHUP)
-        _wait_until(lambda: self._log().count(_RELOADING) > reloads, "mosquitto to read its configuration")
+        _wait_until(lambda: _RELOADING in self._log()[before:], "mosquitto to read its configuration")
         for name, superseded in new.values():
             self.close_connection(name, forget=not superseded)
+        if isinstance(self._first, TlsListener):
+            self.close_connection(pki.BROKER, forget=True)  # nobody's: it is answered once the reading is over
+        if problems := [line for line in self._log()[before:].splitlines() if _NOT_LOADED in line]:
+            raise SanderlingError(f"mosquitto keeps what it had: {problems[-1].partition(': ')[2]}")
         return tuple(sorted({name for name, _ in new.values()}))
 
     def close_connection(self, name: str, *, forget: bool) -> None:

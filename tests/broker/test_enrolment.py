@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sanderling.broker import enrolment, pki
+from sanderling.broker import counters, enrolment, pki
 from sanderling.broker.acl import enrolment as enrolment_rules
 from sanderling.broker.desk import Desk, Reach
 from sanderling.broker.enrolment import (
@@ -141,7 +141,15 @@ def test_an_enrolled_device_has_a_certificate_for_its_own_key_and_knows_the_coor
 ):
     identity = enrolled(desk, tmp_path / "identity")
     names = {file.name for file in (tmp_path / "identity").iterdir()}
-    assert names == {"ca.pem", "certificate.pem", "key.pem", "agreement.key", "coordinator.json"}
+    assert names == {"ca.pem", "certificate.pem", "key.pem", "agreement.key", "coordinator.json", "nonces"}
+    assert (
+        counters.restored(
+            (tmp_path / "identity" / "nonces").read_bytes(),
+            desk.registry.members(NOW)["watch-04"].agreement_key,
+        ).used
+        == 0
+    )
+    assert identity.enrolled_ms == int(NOW.timestamp() * 1000)
     assert not (tmp_path / "identity.pending").exists()
     certificate = pki.read_certificate(tmp_path / "identity" / "certificate.pem")
     assert pki.common_name(certificate) == "watch-04"
@@ -149,7 +157,7 @@ def test_an_enrolled_device_has_a_certificate_for_its_own_key_and_knows_the_coor
     assert (tmp_path / "identity" / "ca.pem").read_bytes() == (directory / "broker" / "ca.pem").read_bytes()
     issued = desk.registry.members(NOW)["watch-04"]
     assert issued.serial == certificate.serial_number
-    assert issued.agreement_key == identity.agreement_key().public_key().public_bytes_raw()
+    assert issued.agreement_key == enrolment.agreement_key(identity).public_key().public_bytes_raw()
     agreement = pki.read_key(directory / "coordinator" / pki.AGREEMENT_KEY)
     assert identity.coordinator.agreement == agreement.public_key().public_bytes_raw()
     signing = pki.read_key(directory / "coordinator" / pki.SIGNING_KEY)
@@ -322,7 +330,7 @@ class CutError(Exception):
     """A loss of power."""
 
 
-STEPS = 20
+STEPS = 21
 
 
 @pytest.mark.parametrize("step", range(1, STEPS + 1))
@@ -420,6 +428,7 @@ GRANT = Grant(
         signing=Ed25519PrivateKey.from_private_bytes(bytes(32)).public_key().public_bytes_raw(),
         agreement=b"\1" * 32,
     ),
+    issued_ms=1_900_000_000_000,
 )
 SIGNER = Ed25519PrivateKey.from_private_bytes(bytes(32))
 MESSAGE = seal_request(a_token(), REQUEST, os.urandom)

@@ -16,6 +16,7 @@ from sanderling.broker.link import Connected, Delivered, Disconnected, Incoming,
 from sanderling.broker.mosquitto import MosquittoConfig, SocketListener
 from sanderling.broker.mqtt_client import TlsPin
 from sanderling.broker.run import start_broker
+from sanderling.models.errors import SanderlingError
 from tests.broker.fleet import FEDERATION, TOPICS, Fleet, connected, received_until, settings, wait_for
 
 KINDS = ["mosquitto", "embedded"]
@@ -317,6 +318,22 @@ def test_a_new_certificate_of_the_broker_is_shown_without_a_restart(tmp_path):
 
 
 @pytest.mark.network
+def test_a_key_that_does_not_fit_is_told_and_mended_by_the_next_reading(tmp_path):
+    fleet = Fleet(tmp_path)
+    fleet.device("a")
+    key = fleet.pki.folder("broker") / KEY
+    with start_broker("mosquitto", tls=fleet.listener()) as broker:
+        right = key.read_bytes()
+        pki.write_secret(key, (tmp_path / "a" / KEY).read_bytes())
+        with pytest.raises(SanderlingError, match="keeps what it had"):
+            broker.refresh()
+        pki.write_secret(key, right)
+        assert broker.refresh() == ()
+        with connected(fleet.link("a", broker.port)):
+            pass
+
+
+@pytest.mark.network
 def test_no_other_user_reaches_the_socket_that_closes_connections(fleet, broker):
     path = broker._closing_socket
     assert path.is_socket()
@@ -326,7 +343,7 @@ def test_no_other_user_reaches_the_socket_that_closes_connections(fleet, broker)
 def test_a_broker_that_does_not_reload_is_said_to(tmp_path, monkeypatch):
     fleet = Fleet(tmp_path)
     monkeypatch.setattr(mosquitto, "_READY_S", 0.0)
-    with pytest.raises(mosquitto.SanderlingError, match="waited 0 s for"):
+    with pytest.raises(SanderlingError, match="waited 0 s for"):
         mosquitto._wait_until(lambda: False, "it")
     assert fleet.listener().revoked.exists()
 
