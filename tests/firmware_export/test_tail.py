@@ -4,6 +4,8 @@ import functools
 import hashlib
 import json
 import math
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sanderling.broker import codec
+from sanderling.broker.messages import UpdatePlan
+from sanderling.edge_runtime import trainer
+from sanderling.firmware_export.c_tree import Export
+from sanderling.firmware_export.generate import generate
+from sanderling.firmware_export.native import RUNTIME, WARNINGS
 from sanderling.models.deep_tail import (
     BIAS,
     WHOLE,
@@ -25,12 +33,14 @@ from sanderling.models.deep_tail import (
 from sanderling.models.native import Memory
 from sanderling.models.network import Concatenate, Elementwise, Layer, Pad, Pool2D, Quantize
 from sanderling.models.network_file import from_bytes
+from sanderling.models.random_bits import derive_key
 from sanderling.models.tail_choice import training_memory
 from sanderling.models.tail_lowering import lower_tail
 from sanderling.models.tail_training import evaluate_tail, tail_inputs, train_tail
 from sanderling.models.training import LocalTraining
 from sanderling.models.zoo.architectures import ARCHITECTURES
 from sanderling.models.zoo.builder import random_network
+from tests.firmware_export.test_trainer import NativeTrainer, plan_of
 from tests.models import deep_networks
 from tests.models.tails import activation
 
@@ -270,3 +280,53 @@ def test_tails_of_the_zoo_are_the_references(runtime, name):
     tail = last_layers(network, count, min(1, weighted - count), loss)
     training = LocalTraining(epochs=2, batch_size=2, learning_rate_q16=rate(0.02))
     compare(runtime, network, tail, training, count=5)
+
+
+@pytest.mark.parametrize("name", ["separable", "autoencoder"])
+def test_a_round_of_a_tail_sends_what_the_reference_would(runtime, name):
+    network = network_of(name)
+    tail = last_layers(network, 3, loss=reconstruction(network) if name == "autoencoder" else None)
+    update = UpdatePlan(mode="mask", coordinates=40, mask_epoch=2, clipping_norm=4000, scale_shift=4)
+    plan, device = plan_of(update), "mcu-01"
+    inputs, targets = data_for(network, tail, 14)
+    theta = initial_tail_theta(network, tail)
+    identity = plan.federation, plan.training.seed, plan.round, device
+    keys = [derive_key(purpose, *identity) for purpose in ("train", "round")]
+    trained = train_tail(network, tail, theta, inputs, targets, trainer.local_training(plan), *keys)
+    expected = codec.encode(trainer.compress(plan, device, trained - theta), shared_coordinates=True)
+
+    native = NativeTail(runtime, network, tail)
+    round_ = NativeTrainer(runtime, tail.head, plan, device)
+    round_.learner = runtime.ffi.new("sl_learner *", runtime.lib.sl_tail_learner(native.table))
+    round_.examples = lambda part: native.examples(*part)
+    status, payload, report, _ = round_.train(theta, _Parts((inputs, targets)), None)
+    assert (status, payload) == (0, expected)
+    assert report.num_examples == 14
+
+
+class _Parts:
+    """The same examples to train on and to validate with."""
+
+    def __init__(self, examples):
+        self.train = self.validation = _Examples(examples)
+
+
+class _Examples(tuple):
+    @property
+    def labels(self):
+        return self[0][:, 0]
+
+
+@pytest.mark.parametrize("name", sorted(deep_networks.ALL))
+def test_tables_are_c_that_compiles(name, tmp_path):
+    """Generated tables under the runtime's own warnings."""
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler")
+    network = network_of(name)
+    tail = last_layers(network, 2, loss=reconstruction(network) if name == "autoencoder" else None)
+    exports = [Export(name="sl_model_tail", value=lower_tail(network, tail).tail, comment="The tail.")]
+    for file, text in generate(network, exports=exports, includes=["sanderling/tail.h"]).items():
+        (tmp_path / file).write_text(text)
+    command = ["cc", *WARNINGS, "-I", RUNTIME / "include", "-c", "sanderling_model.c", "-o", "model.o"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
