@@ -77,7 +77,7 @@ class AgentState:
     around: Circumstances = NOTHING_KNOWN  # as the shell saw them before this event
     tls: bool = False  # for what a message costs
     held: Question | None = None  # its report is stored and was never handed to the link
-    resting: bool = False  # the budget is spent: announced as offline until it is renewed
+    rest_until: float | None = None  # the budget is spent: announced as offline until it is renewed
     largest_change: float = 0.0
 
     @property
@@ -166,7 +166,7 @@ class Undelivered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Looked:
-    """The time of a Wait has come."""
+    """The time of a Wait has come, or a round's count has begun."""
 
 
 Event = (
@@ -254,7 +254,7 @@ class Evaluate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BeginRound:
-    """Counts this round's bytes apart, from its plan's on, until `ends` (Unix seconds)."""
+    """Counts this round's bytes apart, from its plan's on, until `ends` (Unix seconds). Looked is due."""
 
     plan_bytes: int
     ends: float
@@ -303,7 +303,8 @@ def step(state: AgentState, event: Event, now: float) -> Step:
         case Started():
             return state, (Subscribe(topic=state.topics.plan),)
         case Looked():
-            awake, effects = _announce(replace(state, resting=False), state)
+            rest_until = state.rest_until if state.rest_until is not None and now < state.rest_until else None
+            awake, effects = _announce(replace(state, rest_until=rest_until), state)
             state, more = _advance(awake, now)
             return state, effects + more
         case Connected(session_present=session_present):
@@ -336,7 +337,7 @@ def step(state: AgentState, event: Event, now: float) -> Step:
 def status(state: AgentState) -> StatusMessage:
     """What the device says of itself while it is there."""
     return StatusMessage(
-        state="offline" if state.resting else "online",
+        state="online" if state.rest_until is None else "offline",
         num_examples=state.num_examples,
         boot=state.boot,
         backend=state.backend,
@@ -393,8 +394,10 @@ def _take_plan(state: AgentState, plan: RoundPlan, now: float) -> Step:
         # The coordinator has closed that round: sent now, the update would only be refused.
         lines += (Log(line=f"drops its undelivered report on {_name(report.question)}"),)
         state = replace(state, memory=replace(state.memory, report=None), in_flight=False)
+    if begun:  # what the round may take is known once its count has begun
+        return state, lines + begun
     state, effects = _advance(state, now)
-    return state, begun + lines + effects
+    return state, lines + effects
 
 
 def _begin(state: AgentState, plan: RoundPlan, now: float) -> tuple[Effect, ...]:
@@ -502,9 +505,8 @@ def _hold_back(state: AgentState, decision: Decision) -> Step:
     if decision.action == "skip":
         before, state = state, replace(state, abstained=question)
         if decision.at is not None:
-            state, announced = _announce(
-                replace(state, resting=True, detail=_detail(decision.reason)), before
-            )
+            detail = state.detail if state.rest_until else _detail(decision.reason)
+            state, announced = _announce(replace(state, rest_until=decision.at, detail=detail), before)
             effects += announced
     return state, effects if decision.at is None else (*effects, Wait(at=decision.at))
 

@@ -27,6 +27,7 @@ TCP_SESSION_BYTES = 7 * IP_TCP_BYTES  # three segments to open, four to close
 RESERVE_BYTES = (
     2_048  # what may come unasked, a plan for instance, or be owed: acknowledgements, pings, a goodbye
 )
+SMALL_BYTES = 640
 BLOCK_BYTES = 1_024  # written ahead at once, beside the reserve
 PUBACK_BYTES, PACKET_BYTES = 4, 10  # of MQTT; and at most, around topic and payload of a PUBLISH
 RECORD = "bytes"
@@ -171,6 +172,9 @@ class ByteAccount:
         return self.count(size)
 
     def may_send(self, mqtt_bytes: int) -> bool:
+        """What is small may take from the reserve: a status that says why the device rests."""
+        if mqtt_bytes <= SMALL_BYTES and self.open():
+            return True
         return self.can(wire_bytes(mqtt_bytes, tls=self.tls))
 
     def can(self, size: int) -> bool:

@@ -6,6 +6,7 @@ changed is stored; work waits until no message is left, so that a plan already s
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -27,7 +28,10 @@ from sanderling.edge_runtime import agent
 from sanderling.edge_runtime.agent import AgentState, Effect, Event
 from sanderling.edge_runtime.backends import Preference
 from sanderling.edge_runtime.budget import RoundBudget
+from sanderling.edge_runtime.byte_budget import ByteAccount, ByteBudget, Left
 from sanderling.edge_runtime.memory import Memory, Question
+from sanderling.edge_runtime.power import read_battery
+from sanderling.edge_runtime.publish_policy import Circumstances, Rules
 from sanderling.edge_runtime.sources import SourceSettings, read_source
 from sanderling.edge_runtime.storage import Storage
 from sanderling.edge_runtime.workbench import Workbench
@@ -58,6 +62,8 @@ class AgentSettings:
     exit_when_finished: bool = False
     keepalive_s: int = 30
     budget: RoundBudget | None = None  # of a round's training
+    bytes: ByteBudget | None = None  # that may cross, both ways
+    rules: Rules | None = None  # when to publish; the default rules where there is a byte budget
 
 
 def run(settings: AgentSettings, stop: threading.Event | None, log: Log) -> int:
@@ -90,8 +96,16 @@ class _Service:
     def __init__(
         self, settings: AgentSettings, storage: Storage, workbench: Workbench, state: AgentState, log: Log
     ) -> None:
-        self._storage, self._workbench, self._state, self._log = storage, workbench, state, log
-        self._link = Link(_link_settings(settings, state))
+        self._storage, self._workbench, self._log = storage, workbench, log
+        link = _link_settings(settings, state)
+        tls = link.tls is not None
+        self._account = (
+            None if settings.bytes is None else ByteAccount(settings.bytes, storage, time.time, tls=tls)
+        )
+        rules = settings.rules or (None if settings.bytes is None else Rules())
+        self._state = replace(state, rules=rules, tls=tls)
+        self._link = Link(link, gate=self._account)
+        self._wake_at: float | None = None
         self._events: deque[Event] = deque([agent.Started()])
         self._work: agent.Train | agent.Evaluate | None = None
         self._published: dict[int, Question] = {}  # the link's mid of each report on its way
@@ -103,6 +117,9 @@ class _Service:
         try:
             while not (stop.is_set() or self._leaving):
                 event = self._link.next_event(0 if self._work else IDLE_S)
+                if self._wake_at is not None and time.time() >= self._wake_at:
+                    self._wake_at = None
+                    self._events.append(agent.Looked())
                 if event is not None:
                     self._take(event)
                 elif self._work is not None:
@@ -131,9 +148,22 @@ class _Service:
     def _drain(self) -> None:
         """Takes every event that is due, and carries out what follows from it."""
         while self._events:
+            if self._state.rules is not None:
+                self._state = replace(self._state, around=self._look_around(self._state.rules))
             self._state, effects = agent.step(self._state, self._events.popleft(), time.time())
             for effect in effects:
                 self._carry_out(effect)
+
+    def _look_around(self, rules: Rules) -> Circumstances:
+        measure = self._link.measure()
+        battery, charging = read_battery() if rules.least_battery else (None, False)
+        return Circumstances(
+            left=Left(day=None, round=None) if self._account is None else self._account.left(),
+            goodput_bytes_s=measure.goodput_bytes_s,
+            round_trip_s=measure.round_trip_s,
+            battery=battery,
+            charging=charging,
+        )
 
     def _carry_out(self, effect: Effect) -> None:
         match effect:
@@ -153,10 +183,22 @@ class _Service:
                 self._store(memory, question)
             case agent.Train() | agent.Evaluate():
                 self._work = effect
+            case agent.BeginRound(plan_bytes=plan_bytes, ends=ends):
+                self._begin_round(plan_bytes, ends)
+            case agent.Wait(at=at):
+                self._wake_at = at if self._wake_at is None else min(at, self._wake_at)
             case agent.Leave():
                 self._leaving = True
             case agent.Log(line=line):
                 self._log(line)
+
+    def _begin_round(self, plan_bytes: int, ends: float) -> None:
+        if self._account is not None:
+            try:
+                self._account.begin_round(plan_bytes, ends)
+            except OSError as problem:  # the account is closed until the disk takes its record
+                self._log(f"the disk fails: {problem}")
+        self._events.append(agent.Looked())
 
     def _publish_status(self, topic: str, status: StatusMessage) -> None:
         try:
@@ -198,6 +240,13 @@ class _Service:
             topic = self._state.topics.status(self._state.device_id)
             self._publish_status(topic, replace(agent.status(self._state), state="offline"))
         self._link.close(flush_s=GOODBYE_S if connected else 0.0)
+        if self._account is not None:
+            used = self._account.used()
+            self._log(
+                f"bytes of this day: {used.day_bytes:,} of {self._account.budget.per_day or 'no limit'}"
+            )
+            with contextlib.suppress(OSError):
+                self._account.close()
 
 
 def _link_settings(settings: AgentSettings, state: AgentState) -> LinkSettings:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from sanderling.broker.link import Incoming, Link, LinkSettings
-from sanderling.broker.messages import ModelBody, RoundPlan, StatusMessage
+from sanderling.broker.messages import ModelBody, RoundPlan, StatusMessage, UpdateMessage
 from sanderling.broker.topics import Topics
 
 TOPICS = Topics("bench")
@@ -46,6 +46,22 @@ class Coordinator:
             if isinstance(event, Incoming):
                 self._link.acknowledge(event)
                 self.received.append((event.topic, event.payload))
+
+    def either(self, number: int, device: str = "dev-1") -> str:
+        """The topic that the device answers on: its update of the round `number`, or a status that it is offline."""
+        status, update = TOPICS.status(device), TOPICS.update(device)
+        give_up = time.monotonic() + WAIT_S
+        while time.monotonic() < give_up:
+            for topic, payload in self.received:
+                if topic == update and UpdateMessage.decode(payload).round == number:
+                    return update
+                if topic == status and StatusMessage.decode(payload).state == "offline":
+                    return status
+            event = self._link.next_event(0.1)
+            if isinstance(event, Incoming):
+                self._link.acknowledge(event)
+                self.received.append((event.topic, event.payload))
+        raise AssertionError(f"no answer to round {number}; came: {self.received}")
 
     def update(self, device: str = "dev-1") -> bytes:
         return self.wait(TOPICS.update(device))

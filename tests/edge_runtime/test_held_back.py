@@ -48,17 +48,18 @@ class Bench:
             rules=Rules(),
         )
         self.state = replace(state, **changes)
-        self.package, self.model = package, model
+        self.package, self.model, self.now = package, model, NOW
 
     def take(self, *events) -> list:
         done = []
         for event in events:
-            self.state, effects = agent.step(self.state, event, NOW)
+            self.state, effects = agent.step(self.state, event, self.now)
             done += effects
         return done
 
     def plan(self, plan) -> list:
-        return self.take(Received(topic=self.state.topics.plan, payload=plan.encode()))
+        done = self.take(Received(topic=self.state.topics.plan, payload=plan.encode()))
+        return done + self.take(Looked()) if of(BeginRound, done) else done
 
     def left(self, day=None, of_round=None) -> None:
         self.state = replace(self.state, around=Circumstances(left=Left(day=day, round=of_round)))
@@ -117,6 +118,8 @@ def test_a_round_that_the_budget_cannot_hold_is_not_begun_and_the_device_rests_u
     assert of(Wait, effects) == [Wait(at=NOW + DAY_S)]
     assert of(PublishStatus, one.plan(replace(plan, round=2))) == []  # said once
     one.left(day=10_000)
+    assert of(PublishStatus, one.take(Looked())) == []  # before its time
+    one.now += DAY_S
     (awake,) = of(PublishStatus, one.take(Looked()))
     assert awake.status.state == "online"
     assert len(of(Train, one.plan(replace(plan, round=3)))) == 1

@@ -23,6 +23,7 @@ from sanderling.broker.messages import (
 )
 from sanderling.broker.mosquitto import find_mosquitto
 from sanderling.broker.run import start_broker
+from sanderling.edge_runtime.byte_budget import ByteAccount, ByteBudget
 from sanderling.edge_runtime.memory import Memory
 from sanderling.edge_runtime.service import AgentSettings, run
 from sanderling.edge_runtime.sources import SourceSettings
@@ -73,6 +74,25 @@ def running(settings: AgentSettings) -> Iterator[list[str]]:
         stop.set()
         thread.join(WAIT_S)
         assert not thread.is_alive()
+
+
+def test_a_metered_agent_answers_as_long_as_its_bytes_last_then_rests_and_never_exceeds_them(
+    settings, coordinator, package, model, plan
+):
+    budget = ByteBudget(per_day=10_000)
+    with running(replace(settings, bytes=budget, keepalive_s=600)) as lines:
+        coordinator.announce(package, plan, model)
+        number = 1
+        while coordinator.either(number) == TOPICS.update("dev-1"):
+            number += 1
+            coordinator.publish(TOPICS.plan, replace(plan, round=number).encode())
+        assert number > 2
+        rests = coordinator.status(lambda status: status.state == "offline")
+        assert "the day's budget holds" in rests.detail
+    assert any(line.startswith("bytes of this day: ") for line in lines)
+    with Storage(settings.state_dir) as storage:
+        used = ByteAccount(budget, storage, time.time).used().day_bytes
+    assert 5_000 < used <= 10_000
 
 
 def test_an_agent_takes_part_from_the_first_round_to_the_evaluation(
