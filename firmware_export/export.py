@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from sanderling.broker.messages import NAME_PATTERN
 from sanderling.firmware_export import boards, cmsis_nn, flashed, package
 from sanderling.firmware_export.boards import Board
 from sanderling.firmware_export.errors import FitError
@@ -44,6 +45,13 @@ class Options:
     training: HeadTraining = field(default_factory=HeadTraining)
     optimize: Optimize = "size"
     cmsis_nn: bool = False
+    federation: str = "watch"
+    device: str = "mcu-01"
+
+    def __post_init__(self) -> None:
+        for what, name in (("federation", self.federation), ("device", self.device)):
+            if not NAME_PATTERN.fullmatch(name):
+                raise UsageError(f"--{what}: expected 1 to 64 of A-Z a-z 0-9 . _ -, came {name!r:.80}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,6 +229,8 @@ def _settings(options: Options, report: FitReport, head: DenseHead) -> dict[str,
         "SANDERLING_NETWORK": f"{here}/model",
         "SANDERLING_OPTIMIZE": options.optimize,
         "SANDERLING_DEFINITIONS": ";".join(node_definitions(head, options.training)),
+        "SANDERLING_FEDERATION": options.federation,
+        "SANDERLING_DEVICE": options.device,
         "SANDERLING_SRAM": str(report.sram.available_bytes),
         "SANDERLING_FLASH": str(report.flash.available_bytes),
         "SANDERLING_STACK": str(report.sram.size("stack")),

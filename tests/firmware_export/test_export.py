@@ -39,10 +39,12 @@ def build(folder: Path, *more: str) -> str:
 def test_what_is_written_builds_and_takes_what_the_report_says(model: str, tmp_path: Path) -> None:
     need("arm-none-eabi-gcc", "cmake", "ninja")
     out = tmp_path / "out"
-    plain = run(model, "--target", "nucleo-f446re", "--out", str(out))
+    plain = run(model, "--target", "nucleo-f446re", "--device", "mcu-06", "--out", str(out))
     assert json.loads((out / "report.json").read_text())["sram"] == plain["sram"]
-    printed = build(out, "-DSANDERLING_FEDERATION=watch", "-DSANDERLING_DEVICE=mcu-07")
+    printed = build(out)
     assert "Memory region" in printed, printed[-2000:]
+    assert b"mcu-06" in (out / "build" / "node-model").read_bytes()
+    build(out, "-DSANDERLING_DEVICE=mcu-07")  # another device of the same kind
     program = toolchain.program(out / "build" / "node-model", target("nucleo-f446re"))
     assert b"mcu-07" in program.elf.read_bytes()
     flash = plain["flash"]["used_bytes"] - plain["flash"]["items"]["stored head"]  # which storage holds
@@ -105,6 +107,7 @@ def test_flash_that_is_too_small_is_named(tmp_path: Path) -> None:
         (["--target", "host"], "target host is for tests"),
         (["--target", "cortex-m4f"], "give your board's memory with --sram and --flash"),
         (["--target", "nano33ble", "--cache", "0"], "at least 1 example in the cache"),
+        (["--target", "nano33ble", "--device", "a b"], "--device: expected 1 to 64 of"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(words: list[str], message: str, tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="a model of the zoo, or a .tflite, .onnx or .sanderling file")
     parser.add_argument("--target", required=True, help=f"one of {', '.join(TARGETS)}")
     parser.add_argument("--out", required=True, type=Path, help="a folder that is new or empty")
+    parser.add_argument("--federation", default="watch", help="whose node it is (default: watch)")
+    parser.add_argument("--device", default="mcu-01", help="the node's name in it (default: mcu-01)")
     parser.add_argument(
         "--sram", type=options.byte_count, help="the SRAM there is for it, as 64KB (default: the target's)"
     )
@@ -51,6 +53,8 @@ def run(arguments: argparse.Namespace, console: Console) -> tuple[dict[str, Any]
         training=HeadTraining(cache_examples=arguments.cache, batch_size=arguments.batch),
         optimize=arguments.optimize,
         cmsis_nn=arguments.cmsis_nn,
+        federation=arguments.federation,
+        device=arguments.device,
     )
     model = zoo.package(arguments.model)
     exported = export.export(model, chosen, name=Path(arguments.model).stem, version=__version__)
