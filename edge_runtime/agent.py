@@ -459,7 +459,8 @@ def _advance(state: AgentState, now: float) -> Step:
         return _leave_if_finished(state)
     if reason := _why_not(state, plan, now):
         return _abstain(state, reason)
-    decision = _decide(state, plan, _round_bytes(state, plan), now)
+    size, up_bytes = _round_bytes(state, plan)
+    decision = _decide(state, plan, size, now, up_bytes=up_bytes)
     if decision.action != "publish":
         return _hold_back(state, decision)
     if missing := _missing(state):
@@ -472,28 +473,35 @@ def _advance(state: AgentState, now: float) -> Step:
 
 
 def _decide(
-    state: AgentState, plan: RoundPlan, size: int, now: float, change: Change | None = None
+    state: AgentState,
+    plan: RoundPlan,
+    size: int,
+    now: float,
+    *,
+    up_bytes: int | None = None,
+    change: Change | None = None,
 ) -> Decision:
     """What the publish policy says of `size` bytes; the final evaluation is never held back."""
     if state.rules is None or plan.phase != "round":
         return Decision(action="publish", reason="", coordinates=plan.update.coordinates)
-    return decide(state.rules, state.around, plan, size, now, change=change)
+    return decide(state.rules, state.around, plan, size, now, up_bytes=up_bytes, change=change)
 
 
-def _round_bytes(state: AgentState, plan: RoundPlan) -> int:
-    """What is still to cross for this round, at the most: what is missing, and an update of a byte a coordinate."""
+def _round_bytes(state: AgentState, plan: RoundPlan) -> tuple[int, int]:
+    """What is still to cross for this round, at the most: what is missing and the update; and the update alone."""
     topics, tls = state.topics, state.tls
-    size = message_bytes(
+    up_bytes = message_bytes(
         topics.update(state.device_id),
         UPDATE_BYTES + _PAYLOAD_BYTES[plan.update.mode] * plan.update.coordinates,
         tls=tls,
     )
+    size = up_bytes
     for one in _references(state):
         if one.network_hash not in state.networks:
             size += fetch_bytes(topics.network(one.network_hash), one.network_bytes, tls=tls)
         if one.model_hash not in state.models:
             size += fetch_bytes(topics.model(one.model_hash), one.body_bytes, tls=tls)
-    return size
+    return size, up_bytes
 
 
 def _hold_back(state: AgentState, decision: Decision) -> Step:
@@ -604,7 +612,9 @@ def _send(state: AgentState, plan: RoundPlan, report: Report, now: float) -> Ste
     topics, question = state.topics, report.question
     topic = (topics.evaluation if question.phase == "finished" else topics.update)(state.device_id)
     change = _change(state, plan, report)
-    decision = _decide(state, plan, message_bytes(topic, len(report.payload), tls=state.tls), now, change)
+    decision = _decide(
+        state, plan, message_bytes(topic, len(report.payload), tls=state.tls), now, change=change
+    )
     if decision.action != "publish":
         state, effects = _hold_back(state, decision)
         if decision.action == "wait":

@@ -23,7 +23,7 @@ from sanderling.models.errors import UnsoundError, UsageError
 from sanderling.models.updates import Int32Vector
 
 NO_LIMIT = Left(day=None, round=None)
-MARGIN = 1.5  # a transfer is given this many times what the link's goodput says
+BENEFIT = 2.0  # a transfer is not begun that would be late even at so many times the measured goodput
 TOPK_BITS = 20  # of a coordinate and its value, at most, at the densities that top-k is for
 
 Action = Literal["publish", "wait", "skip"]
@@ -90,9 +90,12 @@ def decide(
     size: int,
     now: float,
     *,
+    up_bytes: int | None = None,
     change: Change | None = None,
 ) -> Decision:
     """What to do about `size` bytes (whole, both ways) that this round would take from here on.
+
+    `up_bytes` of them go up, which is what the link's goodput is measured on; by default all.
 
     UnsoundError where `change` is given and a privacy claim forbids reading it.
     """
@@ -109,9 +112,9 @@ def decide(
         size = budget
     if around.battery is not None and around.battery < rules.least_battery:
         return _low_battery(rules, around, plan, size, now)
-    seconds = _seconds(around, size)
+    seconds = _seconds(around, size if up_bytes is None else min(size, up_bytes))
     remaining = _remaining_s(plan, now)
-    if seconds is not None and seconds > remaining:
+    if seconds is not None and seconds > BENEFIT * remaining:
         return _skip(f"{size} B take {seconds:.1f} s, the deadline is in {remaining:.1f} s")
     if change is not None and change.norm < rules.least_change * change.largest_norm:
         return _skip(
@@ -177,7 +180,7 @@ def _low_battery(rules: Rules, around: Circumstances, plan: RoundPlan, size: int
 def _seconds(around: Circumstances, size: int) -> float | None:
     if not around.goodput_bytes_s:
         return None
-    return (around.round_trip_s or 0.0) + MARGIN * size / around.goodput_bytes_s
+    return max(around.round_trip_s or 0.0, size / around.goodput_bytes_s)
 
 
 def _remaining_s(plan: RoundPlan, now: float) -> float:

@@ -69,11 +69,12 @@ def test_under_a_mask_or_an_aligned_rule_the_density_is_the_plans_alone(plan):
     assert decide(Rules(aligned=True), left(day=495), topk, 500, NOON).action == "skip"
 
 
-def test_a_transfer_that_cannot_arrive_in_time_is_not_begun(plan):
+def test_a_transfer_that_would_be_late_on_a_link_twice_as_fast_is_not_begun(plan):
     slow = Circumstances(goodput_bytes_s=100.0, round_trip_s=1.0)
-    assert decide(Rules(), slow, with_deadline(plan, 8.6), 500, NOON).action == "publish"  # 1 + 1.5 * 5
-    late = decide(Rules(), slow, with_deadline(plan, 8.4), 500, NOON)
-    assert (late.action, late.reason) == ("skip", "500 B take 8.5 s, the deadline is in 8.4 s")
+    assert decide(Rules(), slow, with_deadline(plan, 2.6), 500, NOON).action == "publish"
+    late = decide(Rules(), slow, with_deadline(plan, 2.4), 500, NOON)
+    assert (late.action, late.reason) == ("skip", "500 B take 5.0 s, the deadline is in 2.4 s")
+    assert decide(Rules(), slow, with_deadline(plan, 2.4), 500, NOON, up_bytes=400).action == "publish"
 
 
 def test_a_low_battery_skips_or_waits_while_it_charges(plan):
