@@ -26,12 +26,38 @@ static int8_t one_channel(const sl_depthwise_conv2d_parameters *p, const window 
     return sl_requantised(sum, p->scales[channel], &p->output, p->quick);
 }
 
+#if defined(SL_VECTORS)
+
+/* As many channels as come in eights; their number. */
+static uint32_t several(const sl_depthwise_conv2d_parameters *p, const window *at, int8_t *y)
+{
+    const uint32_t channels = p->multiplier == 1 ? p->windows.channels & ~(uint32_t)7 : 0;
+    for (uint32_t channel = 0; channel < channels; channel += 8) {
+        const int8_t *x = at->x + channel, *weights = at->weights + channel;
+        sl_sums8 sums;
+        memcpy(&sums, at->biases + channel, sizeof sums);
+        for (uint32_t i = 0; i < at->high; i++, x += at->x_row, weights += at->weights_row) {
+            for (uint32_t j = 0; j < at->wide; j++) {
+                sl_halves8 eight = sl_widened(x + j * at->x_step) - (int16_t)at->zero_point;
+                sl_add_products(&sums, eight, sl_widened(weights + j * at->weights_step));
+            }
+        }
+        for (uint32_t k = 0; k < 8; k++) {
+            y[channel + k] = sl_requantised(sums[k], p->scales[channel + k], &p->output, p->quick);
+        }
+    }
+    return channels;
+}
+
+#else
+
 #if defined(SL_DSP)
 
 /* One place of the window times its weights. */
 static inline __attribute__((always_inline)) void add_place(uint32_t sums[4], const int8_t *x, const int8_t *weights,
-                                                            int16x2_t zero_points, bool edge)
+                                                            int32_t zero_point, bool edge)
 {
+    const int16x2_t zero_points = (int16x2_t)((uint32_t)(uint16_t)zero_point * 0x10001u);
     const uint32_t word = sl_word(x), weight = sl_word(weights);
     int16x2_t two = sl_even(word), factors = sl_even(weight);
     two = edge ? __ssub16(two, zero_points) : two;
@@ -42,34 +68,6 @@ static inline __attribute__((always_inline)) void add_place(uint32_t sums[4], co
     two = edge ? __ssub16(two, zero_points) : two;
     sums[1] = sl_add_lower(two, factors, sums[1]);
     sums[3] = sl_add_upper(two, factors, sums[3]);
-}
-
-/* Four sums of any window. Kept apart from what calls it, so that the loops have the registers. */
-static inline __attribute__((always_inline)) void add_places(uint32_t sums[4], const int32_t *biases, const window *at,
-                                                             uint32_t channel, bool edge)
-{
-    const int8_t *x = at->x + channel, *weights = at->weights + channel;
-    const int16x2_t zero_points = (int16x2_t)((uint32_t)(uint16_t)at->zero_point * 0x10001u);
-    uint32_t four[4] = {(uint32_t)biases[0], (uint32_t)biases[1], (uint32_t)biases[2], (uint32_t)biases[3]};
-    for (uint32_t i = at->high; i > 0; i--, x += at->x_row, weights += at->weights_row) {
-        const int8_t *place = x, *factors = weights;
-        for (uint32_t j = at->wide; j > 0; j--, place += at->x_step, factors += at->weights_step) {
-            add_place(four, place, factors, zero_points, edge);
-        }
-    }
-    memcpy(sums, four, sizeof four);
-}
-
-static __attribute__((noinline)) void add_inner(uint32_t sums[4], const int32_t *biases, const window *at,
-                                                uint32_t channel)
-{
-    add_places(sums, biases, at, channel, false);
-}
-
-static __attribute__((noinline)) void add_edge(uint32_t sums[4], const int32_t *biases, const window *at,
-                                               uint32_t channel)
-{
-    add_places(sums, biases, at, channel, true);
 }
 
 /* Rows of three places, in assembler since compilers spill registers here: r1 places, r2 weights, r3 the step between either,
@@ -108,19 +106,65 @@ __attribute__((naked)) static void add_threes(__attribute__((unused)) uint32_t s
             "pop {r4-r11, pc}\n");
 }
 
+#else
+
+/* One place of the window times its weights. */
+static inline __attribute__((always_inline)) void add_place(uint32_t sums[4], const int8_t *x, const int8_t *weights,
+                                                            int32_t zero_point, bool edge)
+{
+    const int32_t z = edge ? zero_point : 0;
+    sums[0] += (uint32_t)((x[0] - z) * weights[0]);
+    sums[1] += (uint32_t)((x[1] - z) * weights[1]);
+    sums[2] += (uint32_t)((x[2] - z) * weights[2]);
+    sums[3] += (uint32_t)((x[3] - z) * weights[3]);
+}
+
+#endif
+
+/* Four sums of any window. Kept apart from what calls it, so that the loops have the registers. */
+static inline __attribute__((always_inline)) void add_places(uint32_t sums[4], const int32_t *biases, const window *at,
+                                                             uint32_t channel, bool edge)
+{
+    const int8_t *x = at->x + channel, *weights = at->weights + channel;
+    uint32_t four[4] = {(uint32_t)biases[0], (uint32_t)biases[1], (uint32_t)biases[2], (uint32_t)biases[3]};
+    for (uint32_t i = at->high; i > 0; i--, x += at->x_row, weights += at->weights_row) {
+        const int8_t *place = x, *factors = weights;
+        for (uint32_t j = at->wide; j > 0; j--, place += at->x_step, factors += at->weights_step) {
+            add_place(four, place, factors, at->zero_point, edge);
+        }
+    }
+    memcpy(sums, four, sizeof four);
+}
+
+static __attribute__((noinline)) void add_inner(uint32_t sums[4], const int32_t *biases, const window *at,
+                                                uint32_t channel)
+{
+#if defined(SL_DSP)
+    if (at->wide == 3 && at->x_step == at->weights_step) {
+        add_threes(sums, at->x + channel, at->weights + channel, at->x_step, at->high, at->x_row, biases);
+        return;
+    }
+#endif
+    add_places(sums, biases, at, channel, false);
+}
+
+static __attribute__((noinline)) void add_edge(uint32_t sums[4], const int32_t *biases, const window *at,
+                                               uint32_t channel)
+{
+    add_places(sums, biases, at, channel, true);
+}
+
 /* As many channels as come in fours; their number. */
 static __attribute__((noinline)) uint32_t several(const sl_depthwise_conv2d_parameters *p, const window *at, int8_t *y)
 {
     const uint32_t channels = p->multiplier == 1 ? p->windows.channels & ~(uint32_t)3 : 0;
-    const bool edge = at->zero_point != 0, threes = at->wide == 3 && at->x_step == at->weights_step;
+    const bool edge = at->zero_point != 0;
     const int32_t *biases = at->biases;
     const sl_scale *scales = p->scales;
     for (uint32_t channel = 0; channel < channels; channel += 4, y += 4, biases += 4, scales += 4) {
         uint32_t sums[4];
         if (edge) {
             add_edge(sums, biases, at, channel);
-        } else if (threes) {
-            add_threes(sums, at->x + channel, at->weights + channel, at->x_step, at->high, at->x_row, biases);
         } else {
             add_inner(sums, biases, at, channel);
         }
@@ -128,39 +172,6 @@ static __attribute__((noinline)) uint32_t several(const sl_depthwise_conv2d_para
         sl_requantise_pair(sums + 2, scales + 2, scales + 3, &p->output, p->quick, y + 2, y + 3);
     }
     return channels;
-}
-
-#elif defined(SL_VECTORS)
-
-/* As many channels as come in eights; their number. */
-static uint32_t several(const sl_depthwise_conv2d_parameters *p, const window *at, int8_t *y)
-{
-    const uint32_t channels = p->multiplier == 1 ? p->windows.channels & ~(uint32_t)7 : 0;
-    for (uint32_t channel = 0; channel < channels; channel += 8) {
-        const int8_t *x = at->x + channel, *weights = at->weights + channel;
-        sl_sums8 sums;
-        memcpy(&sums, at->biases + channel, sizeof sums);
-        for (uint32_t i = 0; i < at->high; i++, x += at->x_row, weights += at->weights_row) {
-            for (uint32_t j = 0; j < at->wide; j++) {
-                sl_halves8 eight = sl_widened(x + j * at->x_step) - (int16_t)at->zero_point;
-                sl_add_products(&sums, eight, sl_widened(weights + j * at->weights_step));
-            }
-        }
-        for (uint32_t k = 0; k < 8; k++) {
-            y[channel + k] = sl_requantised(sums[k], p->scales[channel + k], &p->output, p->quick);
-        }
-    }
-    return channels;
-}
-
-#else
-
-static uint32_t several(const sl_depthwise_conv2d_parameters *p, const window *at, int8_t *y)
-{
-    (void)p;
-    (void)at;
-    (void)y;
-    return 0;
 }
 
 #endif

@@ -4,48 +4,93 @@
 #include "requantise.h"
 #include "sanderling/kernels.h"
 
-typedef int32_t (*combination)(const sl_binary_parameters *p, int32_t x, int32_t y);
+/* A scale that shifts to the right or not at all, made ready for numbers within +-2^30. */
+typedef struct {
+    int32_t multiplier, half;
+    int32_t away; /* all ones where halves are rounded away from zero */
+    uint32_t right;
+} ready_scale;
 
-static int32_t sum(const sl_binary_parameters *p, int32_t x, int32_t y)
+static ready_scale ready(sl_scale scale)
+{
+    const uint32_t right = (uint32_t)-scale.shift;
+    return (ready_scale){scale.multiplier, (int32_t)((1u << right) >> 1), right > 0 ? -1 : 0, right};
+}
+
+static inline int32_t rescaled(int32_t x, const ready_scale *scale)
+{
+    const int32_t high = sl_high(x, scale->multiplier);
+    return (high + scale->half + ((high >> 31) & scale->away)) >> scale->right;
+}
+
+/* What a kernel makes of two centred inputs, and how it comes back to int8. */
+typedef struct {
+    ready_scale left, right, out;
+    sl_scale scale;
+} combination;
+
+static inline int32_t sum(const combination *c, const sl_output *output, int32_t x, int32_t y)
 {
     const int32_t unit = 1 << 20;
-    return sl_rescale(x * unit, p->operands[0].scale) + sl_rescale(y * unit, p->operands[1].scale);
+    int32_t both = rescaled(x * unit, &c->left) + rescaled(y * unit, &c->right);
+    return sl_clamp(rescaled(both, &c->out) + output->zero_point, output->low, output->high);
 }
 
-static int32_t product(const sl_binary_parameters *p, int32_t x, int32_t y)
+static inline int32_t product(const combination *c, const sl_output *output, int32_t x, int32_t y)
 {
-    (void)p;
-    return x * y;
+    return sl_clamp(rescaled(x * y, &c->out) + output->zero_point, output->low, output->high);
 }
+
+static inline int32_t large_product(const combination *c, const sl_output *output, int32_t x, int32_t y)
+{
+    return sl_to_output((uint32_t)(x * y), &c->scale, output);
+}
+
+typedef int32_t (*combining)(const combination *c, const sl_output *output, int32_t x, int32_t y);
 
 /* An output may take the place of an input: each element is read before it is written. */
-static inline __attribute__((always_inline)) void combine(const sl_node *node, int8_t *arena, combination of)
+static inline __attribute__((always_inline)) void combine(const sl_node *node, int8_t *arena, combination of,
+                                                          combining with)
 {
     const sl_binary_parameters *p = node->parameters;
     const sl_operand *a = &p->operands[0], *b = &p->operands[1];
     const int8_t *x = a->constant != NULL ? a->constant : arena + node->inputs[0];
     const int8_t *y = b->constant != NULL ? b->constant : arena + node->inputs[1];
     int8_t *out = arena + node->output;
-    const uint32_t last = p->loops.rank - 1, inner = p->loops.sizes[last], outer = sl_runs(&p->loops, last);
+    const sl_output output = p->output;
+    const uint32_t last = p->loops.rank - 1, outer = sl_runs(&p->loops, last);
     const uint32_t x_step = a->strides[last], y_step = b->strides[last];
+    const int32_t x_zero = a->zero_point, y_zero = b->zero_point;
     for (uint32_t i = 0; i < outer; i++) {
         const int8_t *left = x + sl_offset(&p->loops, last, a->strides, i);
         const int8_t *right = y + sl_offset(&p->loops, last, b->strides, i);
-        for (uint32_t j = 0; j < inner; j++, left += x_step, right += y_step) {
-            int32_t value = of(p, *left - a->zero_point, *right - b->zero_point);
-            *out++ = sl_requantised((uint32_t)value, p->scale, &p->output, false);
+        for (uint32_t j = p->loops.sizes[last]; j > 0; j--, left += x_step, right += y_step) {
+            *out++ = (int8_t)with(&of, &output, *left - x_zero, *right - y_zero);
         }
     }
 }
 
 void sl_add(const sl_node *node, int8_t *arena)
 {
-    combine(node, arena, sum);
+    const sl_binary_parameters *p = node->parameters;
+    const combination of = {
+        .left = ready(p->operands[0].scale),
+        .right = ready(p->operands[1].scale),
+        .out = ready(p->scale),
+    };
+    combine(node, arena, of, sum);
 }
 
 void sl_multiply(const sl_node *node, int8_t *arena)
 {
-    combine(node, arena, product);
+    const sl_binary_parameters *p = node->parameters;
+    combination of = {.scale = p->scale};
+    if (p->scale.shift > 0) {
+        combine(node, arena, of, large_product);
+    } else {
+        of.out = ready(p->scale);
+        combine(node, arena, of, product);
+    }
 }
 
 void sl_table(const sl_node *node, int8_t *arena)

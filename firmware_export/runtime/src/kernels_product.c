@@ -116,24 +116,60 @@ static void add_two_rows(uint32_t sums[4], const uint32_t *weights, const int8_t
 
 #else
 
-static void add_row(uint32_t sums[2], const uint32_t *weights, const int8_t *x, const int8_t *end)
+static inline void add_one(uint32_t sums[2], const int8_t *weights, int32_t x, uint32_t i)
 {
-    uint32_t sum0 = sums[0], sum1 = sums[1];
-    for (const int8_t *w = (const int8_t *)weights; x != end; x += 4, w += 8) {
-        for (uint32_t i = 0; i < 4; i++) {
-            sum0 += (uint32_t)(x[i] * w[i]);
-            sum1 += (uint32_t)(x[i] * w[i + 4]);
-        }
-    }
-    sums[0] = sum0;
-    sums[1] = sum1;
+    sums[0] += (uint32_t)(x * weights[i]);
+    sums[1] += (uint32_t)(x * weights[i + 4]);
 }
 
+static __attribute__((noinline)) void add_row(uint32_t sums[2], const uint32_t *weights, const int8_t *x,
+                                              const int8_t *end)
+{
+    uint32_t two[2] = {sums[0], sums[1]};
+    for (const int8_t *w = (const int8_t *)weights; x != end; x += 4, w += 8) {
+        add_one(two, w, x[0], 0);
+        add_one(two, w, x[1], 1);
+        add_one(two, w, x[2], 2);
+        add_one(two, w, x[3], 3);
+    }
+    memcpy(sums, two, sizeof two);
+}
+
+#if defined(__thumb__) && !defined(__thumb2__)
+
+/* Of eight registers none are left for a second row. */
 static void add_two_rows(uint32_t sums[4], const uint32_t *weights, const int8_t *x0, const int8_t *x1)
 {
     add_row(sums, weights, x0, x1);
     add_row(sums + 2, weights, x1, x1 + (x1 - x0));
 }
+
+#else
+
+static inline void add_four(uint32_t sums[4], const int8_t *weights, int32_t x0, int32_t x1, uint32_t i)
+{
+    const int32_t first = weights[i], second = weights[i + 4];
+    sums[0] += (uint32_t)(x0 * first);
+    sums[1] += (uint32_t)(x0 * second);
+    sums[2] += (uint32_t)(x1 * first);
+    sums[3] += (uint32_t)(x1 * second);
+}
+
+static __attribute__((noinline)) void add_two_rows(uint32_t sums[4], const uint32_t *weights, const int8_t *x0,
+                                                   const int8_t *x1)
+{
+    uint32_t four[4] = {sums[0], sums[1], sums[2], sums[3]};
+    const int8_t *const end = x1;
+    for (const int8_t *w = (const int8_t *)weights; x0 != end; x0 += 4, x1 += 4, w += 8) {
+        add_four(four, w, x0[0], x1[0], 0);
+        add_four(four, w, x0[1], x1[1], 1);
+        add_four(four, w, x0[2], x1[2], 2);
+        add_four(four, w, x0[3], x1[3], 3);
+    }
+    memcpy(sums, four, sizeof four);
+}
+
+#endif
 
 #endif
 
@@ -206,28 +242,36 @@ void sl_dense(const sl_node *node, int8_t *arena)
     }
 }
 
-/* Bytes of a row of the window: `wide` pixels from column `left` of the image's row, or of none. */
+/* A few bytes, which lie anywhere. */
+static inline void copy(int8_t *to, const int8_t *from, uint32_t bytes)
+{
+#if defined(__ARM_FEATURE_UNALIGNED)
+    for (; bytes >= 4; bytes -= 4, to += 4, from += 4) {
+        memcpy(to, from, 4);
+    }
+    for (; bytes > 0; bytes--) {
+        *to++ = *from++;
+    }
+#else
+    memcpy(to, from, bytes);
+#endif
+}
+
+/* A row of the window: `wide` pixels from column `left` of the image's row, or of none. */
 static void gather_row(const sl_conv2d_parameters *p, const int8_t *row, int32_t left, int8_t *out)
 {
     const sl_windows *w = &p->windows;
+    const int32_t width = (int32_t)w->width, wide = (int32_t)w->window_width, step = (int32_t)w->dilation_x;
     const uint32_t channels = w->channels;
-    const int32_t width = (int32_t)w->width, wide = (int32_t)w->window_width;
-    if (row == NULL) {
-        memset(out, p->fill, w->window_width * channels);
-    } else if (w->dilation_x == 1) {
-        const int32_t first = left < 0 ? -left : 0, last = left + wide > width ? width - left : wide;
-        const int32_t begin = first < wide ? first : wide, end = last > begin ? last : begin;
-        memset(out, p->fill, (uint32_t)begin * channels);
-        memcpy(out + (uint32_t)begin * channels, row + (left + begin) * (int32_t)channels,
-               (uint32_t)(end - begin) * channels);
-        memset(out + (uint32_t)end * channels, p->fill, (uint32_t)(wide - end) * channels);
-    } else {
-        for (int32_t i = 0; i < wide; i++, left += (int32_t)w->dilation_x, out += channels) {
-            if (left >= 0 && left < width) {
-                memcpy(out, row + (uint32_t)left * channels, channels);
-            } else {
-                memset(out, p->fill, channels);
-            }
+    if (row != NULL && step == 1 && left >= 0 && left + wide <= width) {
+        copy(out, row + (uint32_t)left * channels, (uint32_t)wide * channels);
+        return;
+    }
+    for (int32_t i = 0; i < wide; i++, left += step, out += channels) {
+        if (row != NULL && left >= 0 && left < width) {
+            copy(out, row + (uint32_t)left * channels, channels);
+        } else {
+            memset(out, p->fill, channels);
         }
     }
 }
