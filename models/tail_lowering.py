@@ -249,17 +249,16 @@ class _Lowering:
             for i, tensor in enumerate(self.network.tensors)
         ]
         self.kernels: dict[int, Struct | None] = {}
-        self.scratch_bytes = 0
+        self.window_bytes = self.scratch_bytes = 0
         for node, layer in zip(self.nodes, self.layers, strict=True):
             if isinstance(node, Weighted):
-                self.scratch_bytes = max(self.scratch_bytes, _aligned(2 * node.product.terms))
-                if isinstance(node.product, DepthwiseProduct):
-                    window = math.prod(node.product.windows.window) * node.product.input_shape[-1]
-                    self.scratch_bytes = max(self.scratch_bytes, _aligned(2 * window))
+                self.window_bytes = max(self.window_bytes, _aligned(2 * _window_size(node)))
             if isinstance(node, Plain) or node.trained is None:
                 kernel, needed = lower_layer(self.network, layer, places, self.activation_bytes)
                 self.kernels[node.output] = kernel
                 self.scratch_bytes = max(self.scratch_bytes, _aligned(needed))
+        sums = [4 * node.product.terms for node in self._trained() if _trained(node).kind == "int8"]
+        self.scratch_bytes = max(self.scratch_bytes, self.window_bytes + max(sums, default=0))
 
     def memory(self) -> TailMemory:
         return TailMemory(
@@ -425,6 +424,7 @@ class _Lowering:
             "bias_input": 0 if trained is None else trained.bias_input,
             "factors": _factors(node.scales),
             "window": self.activation_bytes,
+            "sums": self.activation_bytes + self.window_bytes,
         }
         if trained is not None:
             fields |= self._of_training(node, trained, inputs.quantization.scales[0])
@@ -474,6 +474,13 @@ def _is_whole(node: Weighted) -> bool:
     """Whether all weights are in theta."""
     trained = node.trained
     return trained is not None and trained.kind != "bias" and len(trained.channels) == node.product.channels
+
+
+def _window_size(node: Weighted) -> int:
+    """Elements that lie under a window."""
+    if isinstance(node.product, DepthwiseProduct):
+        return node.product.terms * node.product.input_shape[-1]
+    return node.product.terms
 
 
 def _trained(node: Weighted) -> TrainedLayer:

@@ -38,8 +38,8 @@ def test_memory_of_a_pointwise_layer_by_hand():
     assert taken.parameters == 176 + 4 * (80 + 10)
     # int32 of weights and biases, factors of both and the head's, errors and inputs of the head over the batch
     assert taken.gradients == 4 * (80 + 10) + 4 * (10 + 10 + 1) + 8 * (4 * 4 + 10 + 2)
-    # what enters, its output and the pool's of one example; a window of the head's inputs
-    assert taken.activations == 96 + 120 + 10 + 2 + 2 * 10
+    # what enters, its output and the pool's of one example; a window of the head's inputs, sums of one channel
+    assert taken.activations == 96 + 120 + 10 + 2 + 2 * 10 + 4 * 8
     # the head's; of the pool; of its input, whose windows do not overlap, so that nothing is added up; exponents
     assert taken.errors == 16 + 2 * 10 + 2 * 120 + 4 * 5
     assert taken.cache == 10 * (4 * 3 * 8 + 4)

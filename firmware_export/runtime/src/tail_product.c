@@ -169,21 +169,32 @@ void sl_forward_weighted(const sl_tail_node *node, const sl_tail_state *state)
 
 /* --- backward --- */
 
-/* live * (x - z) at one place of the window, over all positions. */
-static int32_t correlation(const sl_weighted *layer, const int8_t *image, const int16_t *live, uint32_t i, uint32_t j,
-                           uint32_t channel)
+/* The sum of live * (x - z) over all positions, for each weight of a channel. */
+static void correlate(const sl_weighted *layer, const int8_t *image, const int16_t *live, uint32_t channel,
+                      int32_t *sums)
 {
     const sl_windows *w = &layer->windows;
-    int32_t sum = 0;
+    const uint32_t depth = layer->is_depthwise ? 1 : w->channels;
+    const int8_t *source = image + (layer->is_depthwise ? channel / layer->multiplier : 0);
+    live += channel;
+    memset(sums, 0, layer->terms * sizeof *sums);
     for (uint32_t row = 0; row < w->rows; row++) {
+        const sl_span rows = sl_rows_inside(w, row);
         for (uint32_t column = 0; column < w->columns; column++, live += layer->channels) {
-            const int8_t *x = *live == 0 ? NULL : pixel(w, image, row, column, i, j);
-            if (x != NULL) {
-                sum += *live * (x[channel] - layer->input_zero_point);
+            const int32_t error = *live;
+            const sl_span columns = error == 0 ? (sl_span){0, 0, 0} : sl_columns_inside(w, column);
+            for (uint32_t i = rows.first; i < rows.last; i++) {
+                for (uint32_t j = columns.first; j < columns.last; j++) {
+                    const uint32_t y = rows.at + (i - rows.first) * w->dilation_y;
+                    const int8_t *x = source + (y * w->width + columns.at + (j - columns.first) * w->dilation_x) * w->channels;
+                    int32_t *sum = sums + (i * w->window_width + j) * depth;
+                    for (uint32_t c = 0; c < depth; c++) {
+                        sum[c] += error * (x[c] - layer->input_zero_point);
+                    }
+                }
             }
         }
     }
-    return sum;
 }
 
 static sl_short *rates_of(const sl_weighted *layer, const sl_tail_state *state)
@@ -204,19 +215,14 @@ static void add_contribution(int32_t *gradient, int32_t value, sl_short rate, in
 /* One example's share of an int8 layer's gradient. */
 static void see_weights(const sl_weighted *layer, const sl_tail_state *state, const int16_t *live, int32_t exponent)
 {
-    const sl_windows *w = &layer->windows;
-    const int8_t *image = sl_activation(state, layer->input);
     const sl_short *rates = rates_of(layer, state);
-    int32_t *gradient = gradient_of(layer, state);
-    const uint32_t depth = layer->is_depthwise ? 1 : w->channels;
+    const uint32_t step = layer->is_depthwise ? layer->trained : 1;
+    int32_t *sums = (int32_t *)(void *)(state->ram + layer->sums);
     for (uint32_t place = 0; place < layer->trained; place++) {
-        const uint32_t channel = channel_of(layer, place);
+        int32_t *gradient = gradient_of(layer, state) + place * (layer->is_depthwise ? 1 : layer->terms);
+        correlate(layer, sl_activation(state, layer->input), live, channel_of(layer, place), sums);
         for (uint32_t term = 0; term < layer->terms; term++) {
-            const uint32_t tap = term / depth, i = tap / w->window_width, j = tap % w->window_width;
-            const uint32_t source = layer->is_depthwise ? channel / layer->multiplier : term % depth;
-            const uint32_t at = layer->is_depthwise ? term * layer->trained + place : place * layer->terms + term;
-            add_contribution(&gradient[at], correlation(layer, image, live + channel, i, j, source), rates[place],
-                             exponent);
+            add_contribution(&gradient[term * step], sums[term], rates[place], exponent);
         }
     }
 }

@@ -71,6 +71,7 @@ typedef struct {
     const float *weight_scales; /* of the trained channels; a shadow layer's only one */
     /* Offsets in ram: */
     uint32_t window;          /* int16, one window */
+    uint32_t sums;            /* int32, of the weights of one channel, of an int8 layer */
     uint32_t gradient;        /* int32: of theta's weights, unless it is a shadow layer's, and biases */
     uint32_t rates;           /* sl_short, of each trained channel: of its weights (int8 layers), then of its biases */
     /* A shadow layer's, in bytes for each example of a batch: where its errors begin, and its inputs behind them; */
