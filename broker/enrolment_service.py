@@ -19,7 +19,7 @@ from sanderling.broker.desk import Desk
 from sanderling.broker.enrolment import EnrolmentError, Token
 from sanderling.broker.identity import CERTIFICATE, KEY, Identity, require
 from sanderling.broker.link import Connected, Disconnected, Incoming, Link, LinkSettings, TlsPin
-from sanderling.broker.mosquitto import Mosquitto, SocketListener, TlsListener
+from sanderling.broker.mosquitto import Bounds, Mosquitto, SocketListener, TlsListener
 from sanderling.broker.pki import ENROLMENT
 from sanderling.broker.topics import Topics
 from sanderling.models.errors import MissingError, ProtocolError
@@ -28,6 +28,14 @@ Log = Callable[[str], None]
 
 MAX_CONNECTIONS = 64
 _MAX_PACKET_BYTES = enrolment.MAX_MESSAGE_BYTES + 512
+# Strangers can make sessions without end: they are given this much and no more.
+BOUNDS = Bounds(
+    max_queued_messages=1000,
+    max_packet_bytes=_MAX_PACKET_BYTES,
+    memory_bytes=64 << 20,
+    retained=False,
+    session_expiry="1h",
+)
 _POLL_S = 0.2
 _ASK_AGAIN_S = 5.0
 _REFUSALS_TOLD = 3  # of each kind; the others are only counted
@@ -77,7 +85,7 @@ class EnrolmentService:
             socket = SocketListener(
                 path=Path(inside) / "socket", rules=acl.enrolment_service(self._federation)
             )
-            with Mosquitto(self._listener, socket, max_packet_bytes=_MAX_PACKET_BYTES) as broker:
+            with Mosquitto(self._listener, socket, bounds=BOUNDS) as broker:
                 self.port = broker.port
                 with Link(self._settings(socket.path)) as link:
                     link.subscribe(self._topics.all_enrolment_requests)

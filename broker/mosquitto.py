@@ -23,7 +23,6 @@ from sanderling.broker.child import end_with_parent
 from sanderling.broker.messages import MAX_NETWORK_BYTES
 from sanderling.models.errors import MissingError, SanderlingError
 
-MAX_PACKET_BYTES = MAX_NETWORK_BYTES + 4096
 _READY_S = 10.0
 _STOP_S = 10.0
 _PORT_ATTEMPTS = 5
@@ -71,27 +70,39 @@ Listener = TlsListener | PlainListener | SocketListener
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """What clients may ask of the broker."""
+
+    max_queued_messages: int = 10_000  # a session; beyond it mosquitto drops without a word
+    max_inflight_messages: int = 100
+    max_packet_bytes: int = MAX_NETWORK_BYTES + 4096
+    memory_bytes: int = 0  # of the whole broker; 0 is no limit
+    retained: bool = True
+    session_expiry: str = "14d"  # of a client that does not come back
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MosquittoConfig:
     """Listeners and bounds. Rules are in files beside the configuration, at `rules_path`."""
 
     listeners: Sequence[Listener]
     data_dir: Path
-    max_queued_messages: int = 10_000  # a session; beyond it mosquitto drops without a word
-    max_inflight_messages: int = 100
-    max_packet_bytes: int = MAX_PACKET_BYTES
-    session_expiry: str = "14d"  # of a client that does not come back
+    bounds: Bounds = Bounds()
     autosave_s: int = 30  # what a kill of the broker may lose; a stop loses nothing
 
     def text(self) -> str:
         """The configuration file."""
+        bounds = self.bounds
         return "\n".join(
             [
                 "per_listener_settings true",
                 *(line for number, one in enumerate(self.listeners) for line in self._listener(number, one)),
-                f"max_queued_messages {self.max_queued_messages}",
-                f"max_inflight_messages {self.max_inflight_messages}",
-                f"max_packet_size {self.max_packet_bytes}",
-                f"persistent_client_expiration {self.session_expiry}",
+                f"max_queued_messages {bounds.max_queued_messages}",
+                f"max_inflight_messages {bounds.max_inflight_messages}",
+                f"max_packet_size {bounds.max_packet_bytes}",
+                f"memory_limit {bounds.memory_bytes}",
+                f"retain_available {str(bounds.retained).lower()}",
+                f"persistent_client_expiration {bounds.session_expiry}",
                 "persistence true",
                 f"persistence_location {self.data_dir}/",
                 f"autosave_interval {self.autosave_s}",
@@ -161,7 +172,7 @@ class Mosquitto:
         first: TlsListener | PlainListener,
         *others: Listener,
         data_dir: Path | None = None,
-        max_packet_bytes: int = MAX_PACKET_BYTES,
+        bounds: Bounds = Bounds(),
     ) -> None:
         executable = find_mosquitto()
         if executable is None:
@@ -170,7 +181,7 @@ class Mosquitto:
             )
         self._first, self._others = first, others
         self.host = first.host
-        self._max_packet_bytes = max_packet_bytes
+        self._bounds = bounds
         self._temporary = tempfile.TemporaryDirectory(prefix="mosquitto-")  # mode 0700, a short path
         self._folder = Path(self._temporary.name if data_dir is None else data_dir).resolve()
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -196,7 +207,7 @@ class Mosquitto:
         for name, superseded in new.values():
             self.close_connection(name, forget=not superseded)
         if isinstance(self._first, TlsListener):
-            self.close_connection(pki.BROKER, forget=True)  # nobody's: it is answered once the reading is over
+            self.close_connection(pki.BROKER, forget=True)  # nobody's; answered once the reading is over
         if problems := [line for line in self._log()[before:].splitlines() if _NOT_LOADED in line]:
             raise SanderlingError(f"mosquitto keeps what it had: {problems[-1].partition(': ')[2]}")
         return tuple(sorted({name for name, _ in new.values()}))
@@ -267,7 +278,7 @@ class Mosquitto:
         config = MosquittoConfig(
             listeners=[self._first, *self._others, *self._closing_listener()],
             data_dir=self._folder,
-            max_packet_bytes=self._max_packet_bytes,
+            bounds=self._bounds,
         )
         path = self._folder / "mosquitto.conf"
         for rules, text in config.rules().items():

@@ -34,12 +34,12 @@ from sanderling.broker.enrolment import (
     seal_request,
 )
 from sanderling.broker.enrolment_service import EnrolmentService, RateLimit, enrol
-from sanderling.broker.link import Link, TlsPin
+from sanderling.broker.link import Disconnected, Link, TlsPin
 from sanderling.broker.registry import Registry
 from sanderling.broker.run import start_broker
 from sanderling.broker.topics import Topics
 from sanderling.models.errors import MissingError, UsageError
-from tests.broker.fleet import connected, received_until
+from tests.broker.fleet import connected, received_until, wait_for
 from tests.broker.fleet import settings as link_settings
 
 NOW = datetime(2031, 5, 6, 7, 8, 9, tzinfo=UTC)
@@ -684,6 +684,15 @@ def test_strangers_on_the_listener_hear_and_say_nothing_but_with_a_tokens_id(tod
         assert served.service.refused == {"unknown_token": 1}
         heard = [event for event in iter(lambda: stranger.next_event(0), None) if hasattr(event, "payload")]
         assert heard == []
+
+
+@pytest.mark.network
+def test_a_stranger_leaves_nothing_that_stays(today, served):
+    pin = TlsPin(certificate_sha256=invited(today, served.port).server_sha256)
+    own = TOPICS.enrolment_request("stranger")
+    with connected(Link(link_settings(served.port, "stranger", tls=pin))) as stranger:
+        stranger.publish(own, b"to stay", retain=True)
+        assert "Retain not supported" in wait_for(stranger, Disconnected).reason
 
 
 @pytest.mark.network
