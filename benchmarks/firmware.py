@@ -1,7 +1,7 @@
 """What the firmware takes, per model of the zoo and core: instructions (counted in QEMU, not timed), SRAM, flash, stack.
 
 Beside it in the same run: BakeNN 1.0, with its own kernels and with CMSIS-NN 4.0 on the Cortex-M4, and the arena of TFLM's interpreter.
-Counts are of instructions, not of cycles. Code of the Cortex-M0+ runs on QEMU's Cortex-M3, which executes the same ones.
+Counts are of instructions, not of cycles, of code built for speed (-O2); bytes are of the node built for size (-Os). Code of the Cortex-M0+ runs on QEMU's Cortex-M3, which executes the same ones.
 
     python benchmarks/firmware.py [--models NAME ...] [--cores CORE ...] [--out FILE]
 """
@@ -19,7 +19,7 @@ from typing import Any
 import firmware_peers
 
 from sanderling.firmware_export import cmsis_nn, counting, toolchain
-from sanderling.firmware_export.fit import HeadTraining, node_definitions
+from sanderling.firmware_export.fit import CLASS_COUNT_BYTES, HeadTraining, node_definitions, scratch_bytes
 from sanderling.firmware_export.flashed import flashed_files
 from sanderling.firmware_export.targets import Target, target
 from sanderling.models import zoo
@@ -121,10 +121,15 @@ def measure(core: str, names: Sequence[str], folder: Path) -> Iterator[dict[str,
     board = CORES[core]
     for name in names:
         model = package(name)
-        yield {"core": core, "model": name, "kernels": "plain", **_measured(model, board, folder / name)}
+        yield {
+            "core": core,
+            "model": name,
+            "kernels": "plain",
+            **_measured(name, model, board, folder / "plain"),
+        }
         if core == "cortex-m4f":
             lowered = cmsis_nn.lower(model.network)
-            row = _measured(model, board, folder / f"{name}-cmsis", cmsis=True)
+            row = _measured(name, model, board, folder / "cmsis", cmsis=True)
             yield {
                 "core": core,
                 "model": name,
@@ -134,8 +139,11 @@ def measure(core: str, names: Sequence[str], folder: Path) -> Iterator[dict[str,
             }
 
 
-def _measured(model: ModelPackage, board: Target, folder: Path, *, cmsis: bool = False) -> dict[str, Any]:
-    tables = folder / "tables"
+def _measured(
+    name: str, model: ModelPackage, board: Target, folder: Path, *, cmsis: bool = False
+) -> dict[str, Any]:
+    """Builds in `folder` what was built there for another model too, so that the runtime is compiled once a core."""
+    tables = folder / name
     tables.mkdir(parents=True)
     lowered = cmsis_nn.lower(model.network) if cmsis else lower(model.network)
     for file, text in flashed_files(
@@ -153,7 +161,7 @@ def _measured(model: ModelPackage, board: Target, folder: Path, *, cmsis: bool =
         networks=[tables],
         applications=["measure"],
         settings={"SANDERLING_OPTIMIZE": "speed", **extra},
-    )["measure-tables"]
+    )[f"measure-{name}"]
     ended, (_, inference, _, order, one, two, batch, batches) = counting.count(quick, board)
     if ended.status != 0:
         raise SystemExit(f"{board.name}: status {ended.status}, {ended.log}{ended.errors}")
@@ -164,7 +172,13 @@ def _measured(model: ModelPackage, board: Target, folder: Path, *, cmsis: bool =
         networks=[tables],
         applications=["node"],
         settings={"SANDERLING_DEFINITIONS": ";".join(node_definitions(head, training)), **extra},
-    )["node-tables"]
+    )[f"node-{name}"]
+    training_sram = (
+        2 * head.dimension
+        + scratch_bytes(head, training)
+        + training.cache_examples * (head.features + 2)
+        + CLASS_COUNT_BYTES * head.classes
+    )
     return {
         "inference_instructions": inference,
         "step_instructions": (two - one - order) // EXAMPLES,
@@ -174,6 +188,7 @@ def _measured(model: ModelPackage, board: Target, folder: Path, *, cmsis: bool =
         "training_stack_bytes": int(training_stack),
         "arena_bytes": lowered.arena_bytes,
         "cache_examples": training.cache_examples,
+        "training_sram_bytes": training_sram,
         "static_sram_bytes": node.sram_bytes,
         "flash_bytes": node.flash_bytes,
         **_by_group(node),
@@ -220,7 +235,13 @@ def aims(rows: Sequence[dict[str, Any]], peers: Sequence[dict[str, Any]]) -> lis
     keyword = by.get(("cortex-m4f", "keyword-ds-cnn", "plain"))
     if keyword is not None:
         stack = max(keyword["inference_stack_bytes"], keyword["training_stack_bytes"])
-        aim("keyword DS-CNN: static SRAM and stack", keyword["static_sram_bytes"] + stack, 32 * 1024)
+        alone = keyword["arena_bytes"] + keyword["training_sram_bytes"] + stack
+        aim("keyword DS-CNN: arena, training, 4 KB cache, stack", alone, 32 * 1024)
+        aim(
+            "keyword DS-CNN: the same with the node and its link",
+            keyword["static_sram_bytes"] + stack,
+            32 * 1024,
+        )
         aim("64x12 step, M4", keyword["step_instructions"], 10_000)
     small = by.get(("cortex-m0plus", "keyword-ds-cnn", "plain"))
     if small is not None:

@@ -45,7 +45,7 @@ LINK_CODE_BYTES = 17500
 LIBRARY_BYTES = 8500
 CHUNK_BYTES, QUEUE_BYTES = 1024, 640  # as in targets/apps/node/main.c
 NODE_BYTES = 5900
-STACK_BYTES = 2048
+STACK_BYTES = 3072  # the node's watermark is 1.7 KB with messages in plain text (start, self-test, training)
 
 CHANNEL_BYTES = 12  # of an output channel: bias, multiplier, shift
 LAYER_BYTES = 120  # of a layer: its node and its parameters
@@ -181,10 +181,9 @@ def render(report: FitReport) -> str:
 
 def node_definitions(head: DenseHead, training: HeadTraining) -> list[str]:
     """What the node's program (targets/apps/node) is compiled with, so that it takes the memory that is planned."""
-    held_back = training.cache_examples // HELD_BACK_SHARE
     return [
         f"SANDERLING_CACHE={training.cache_examples}",
-        f"SANDERLING_HELD_BACK={held_back}",
+        f"SANDERLING_HELD_BACK={_held_back(training.cache_examples)}",
         f"SANDERLING_SCRATCH={scratch_bytes(head, training)}",
     ]
 
@@ -291,8 +290,8 @@ def _sram(
             ),
             Item(
                 name="held back",
-                size_bytes=2 * (n // HELD_BACK_SHARE) * _example_bytes(head),
-                basis=f"{n // HELD_BACK_SHARE} examples to validate on, as many to test on",
+                size_bytes=2 * _held_back(n) * _example_bytes(head),
+                basis=f"{_held_back(n)} examples to validate on, as many to test on",
             ),
             Item(name="update", size_bytes=d + PAYLOAD_OVERHEAD_BYTES, basis="a message with 8-bit values"),
         ]
@@ -306,7 +305,7 @@ def _sram(
         Item(
             name="stack",
             size_bytes=STACK_BYTES,
-            basis="kept by the linker; the watermark of training is below it",
+            basis="kept by the linker; 1.7 KB of it were used",
         ),
     ]
     return tuple(items)
@@ -315,8 +314,12 @@ def _sram(
 def _by_cache(head: DenseHead, batch_size: int, examples: int) -> int:
     """What depends on how many examples are held."""
     training = HeadTraining(cache_examples=examples, batch_size=batch_size)
-    held_back = 2 * (examples // HELD_BACK_SHARE)
-    return scratch_bytes(head, training) + (examples + held_back) * _example_bytes(head)
+    rows = examples + 2 * _held_back(examples)
+    return scratch_bytes(head, training) + rows * _example_bytes(head)
+
+
+def _held_back(cache_examples: int) -> int:
+    return max(1, cache_examples // HELD_BACK_SHARE)
 
 
 def _example_bytes(head: DenseHead) -> int:

@@ -16,6 +16,7 @@ from sanderling.firmware_export.fit import (
     LINK_CODE_BYTES,
     NODE_BYTES,
     RUNTIME_OPERATORS,
+    STACK_BYTES,
     TRAINING_CODE_BYTES,
     FitReport,
     HeadTraining,
@@ -60,7 +61,7 @@ def test_memory_of_a_network_and_its_training() -> None:
         "update": 260 + 192,
         "link buffers": 1024 + 640,
         "node": NODE_BYTES,
-        "stack": 2048,
+        "stack": STACK_BYTES,
     }
     assert sizes(report, "flash") == {
         "weights": 64 * 32 + 4 * 64,
@@ -78,7 +79,7 @@ def test_memory_of_a_network_and_its_training() -> None:
 def test_inference_alone_takes_no_training_memory() -> None:
     report = fit(two_layers(), on(), training=None)
     assert list(sizes(report, "sram")) == ["arena", "window", "link buffers", "node", "stack"]
-    assert report.sram.used_bytes == 104 + 128 + 1664 + NODE_BYTES + 2048
+    assert report.sram.used_bytes == 104 + 128 + 1664 + NODE_BYTES + STACK_BYTES
 
 
 def test_it_fits_to_the_last_byte_and_not_beyond() -> None:
