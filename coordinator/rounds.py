@@ -303,7 +303,7 @@ def update_plan(settings: CoordinatorSettings, state: CoordinatorState, number: 
     """How updates of round `number` are to be compressed."""
     dimension, shift = state.model.theta.size, settings.update.scale_shift
     coordinates = coordinate_count(settings, dimension)
-    if settings.adaptive:
+    if settings.adaptive and settings.update.mode == "mask":
         fixed_bytes = PLAN_BYTES + len(ModelBody.of(state.model).encode())
         coordinates = max(coordinates, round(dimension * pacing.density(fixed_bytes, dimension)))
         shift = shift if state.scale_shift is None else state.scale_shift

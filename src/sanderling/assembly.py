@@ -69,6 +69,7 @@ def coordinator_settings(config: FederationConfig) -> CoordinatorSettings:
         ),
         optimizer=optimizer,
         max_examples=aggregation.max_examples,
+        adaptive=config.publish.adaptive,
     )
 
 

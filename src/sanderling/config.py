@@ -241,9 +241,41 @@ class FederationConfig(Section, frozen=True):
     privacy: Privacy = field(default_factory=Privacy)
     link: Link = field(default_factory=Link)
     broker: Broker = field(default_factory=Broker)
+class Publish(Section, frozen=True):
+    """What crosses a metered or slow link, and when."""
+
+    adaptive: Annotated[
+        bool,
+        Meta(
+            description="Each round's cohort, deadline, density and scale shift follow what was measured of the devices; round.deadline_s is then the longest wait. Deadline rounds only."
+        ),
+    ] = False
+    bytes_per_day: Annotated[
+        Count,
+        Meta(
+            description="What a device may move in a day (UTC), both ways, all overheads counted; never exceeded. 0 is no limit."
+        ),
+    ] = 0
+    bytes_per_round: Annotated[
+        Count, Meta(description="The same for a round, from its plan to its deadline. 0 is no limit.")
+    ] = 0
+    least_battery: Annotated[
+        float, Meta(ge=0, lt=1, description="Share of charge below which a device begins nothing.")
+    ] = 0.0
+    least_change: Annotated[
+        float,
+        Meta(
+            ge=0,
+            lt=1,
+            description="A change smaller than this share of the largest so far is kept for a later round. Reads the device's data: not under a privacy claim.",
+        ),
+    ] = 0.0
+
+
     tracking: Tracking = field(default_factory=Tracking)
 
 
 def json_schema() -> dict[str, object]:
     """JSON Schema of federation.toml."""
     return msgspec.json.schema(FederationConfig)
+    publish: Publish = field(default_factory=Publish)

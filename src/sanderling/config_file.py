@@ -15,6 +15,7 @@ import msgspec
 
 from sanderling.config import FederationConfig, Section, json_schema
 from sanderling.models.errors import UsageError
+from sanderling.edge_runtime.byte_budget import DAY_S, RESERVE_BYTES, wire_bytes
 
 __all__ = [
     "ConfigError",
@@ -159,6 +160,7 @@ def _contradictions(config: FederationConfig) -> Iterator[str]:
         yield f"selection.cohort = {config.selection.cohort} is more than the {reachable} devices named"
 
 
+    yield from _publish_contradictions(config)
 def _lines(text: str) -> dict[str, int]:
     """Line number of each section and key: good enough for messages, TOML itself is read by tomllib."""
     lines: dict[str, int] = {}
@@ -172,6 +174,22 @@ def _lines(text: str) -> dict[str, int]:
             lines.setdefault(f"{section}.{name}" if section else name, number)
     return lines
 
+
+
+def _publish_contradictions(config: FederationConfig) -> Iterator[str]:
+    publish = config.publish
+    if publish.adaptive and config.round.mode == "lockstep":
+        yield "publish.adaptive with round.mode = lockstep, which waits for everyone: use round.mode = deadline"
+    for name in ("bytes_per_day", "bytes_per_round"):
+        if 0 < getattr(publish, name) < 2 * RESERVE_BYTES:
+            yield f"publish.{name} = {getattr(publish, name)}: expected 0 or at least {2 * RESERVE_BYTES}"
+    pings = round(DAY_S / config.link.keepalive_s) * 2 * wire_bytes(2, tls=True)
+    if publish.bytes_per_day and pings > publish.bytes_per_day // 4:
+        longer = -(-DAY_S * 2 * wire_bytes(2, tls=True) * 4 // publish.bytes_per_day)
+        yield (
+            f"link.keepalive_s = {config.link.keepalive_s} takes {pings} bytes a day in pings alone, more than a quarter of "
+            f"publish.bytes_per_day = {publish.bytes_per_day}: use link.keepalive_s = {min(longer, 65535)} or more"
+        )
 
 def _lay_over(raw: dict[str, Any], override: str, lines: dict[str, int]) -> None:
     name, equals, text = override.partition("=")

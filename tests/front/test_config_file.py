@@ -75,11 +75,22 @@ def test_all_problems_are_told_at_once() -> None:
         (["federation.devices=['a','b']", "selection.minimum=3"], "selection.minimum = 3 can never be met"),
         (["federation.devices=['a','b']", "selection.cohort=3"], "more than the 2 devices"),
         (["selection.cohort=1", "round.quorum=2"], "round.quorum = 2 can never be met"),
+        (
+            ["publish.adaptive=true", "round.mode=lockstep", "federation.devices=['a','b']"],
+            "publish.adaptive with round.mode = lockstep",
+        ),
+        (["publish.bytes_per_round=4095"], "publish.bytes_per_round = 4095: expected 0 or at least 4096"),
+        (["publish.bytes_per_day=200000"], "use link.keepalive_s = 467 or more"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(overrides: list[str], part: str) -> None:
     (problem,) = problems("", *overrides)
     assert part in problem
+
+
+def test_the_keepalive_that_a_refusal_names_is_one_that_fits() -> None:
+    config = config_file.parse("", overrides=["publish.bytes_per_day=200000", "link.keepalive_s=467"])
+    assert config.publish.bytes_per_day == 200_000
 
 
 def test_overrides_are_laid_over_the_file() -> None:

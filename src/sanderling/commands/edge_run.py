@@ -8,9 +8,12 @@ from typing import Any
 
 from sanderling import data_source
 from sanderling.commands import options
+from sanderling.config import FederationConfig
 from sanderling.console import Console
 from sanderling.edge_runtime import service
 from sanderling.edge_runtime.budget import RoundBudget
+from sanderling.edge_runtime.byte_budget import ByteBudget
+from sanderling.edge_runtime.publish_policy import Rules
 from sanderling.edge_runtime.sources import SourceSettings
 
 
@@ -40,6 +43,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, console: Console) -> tuple[dict[str, Any], str]:
+    metered = parser.add_argument_group(
+        "a metered link", "instead of what [publish] in the federation's file says; never exceeded"
+    )
+    metered.add_argument(
+        "--bytes-per-day", type=options.byte_count, metavar="SIZE", help="as 200KB; both ways"
+    )
+    metered.add_argument("--bytes-per-round", type=options.byte_count, metavar="SIZE")
+    metered.add_argument("--least-battery", type=float, metavar="SHARE", help="of charge, 0 to 1")
     """Serves until SIGTERM or SIGINT, or the federation's end with --exit-when-finished."""
     config = options.read_config(arguments)
     name, choices = data_source.data_options(config)
@@ -62,4 +73,28 @@ def run(arguments: argparse.Namespace, console: Console) -> tuple[dict[str, Any]
 
 def _budget(arguments: argparse.Namespace) -> RoundBudget | None:
     budget = RoundBudget(seconds=arguments.seconds, energy_mj=arguments.energy_mj, steps=arguments.steps)
+        bytes=_bytes(arguments, config),
+        rules=_rules(arguments, config),
     return None if budget == RoundBudget() else budget
+
+
+def _bytes(arguments: argparse.Namespace, config: FederationConfig) -> ByteBudget | None:
+    budget = ByteBudget(
+        per_day=arguments.bytes_per_day or config.publish.bytes_per_day or None,
+        per_round=arguments.bytes_per_round or config.publish.bytes_per_round or None,
+    )
+    return None if budget == ByteBudget() else budget
+
+
+def _rules(arguments: argparse.Namespace, config: FederationConfig) -> Rules | None:
+    """None where nothing may hold an update back."""
+    publish = config.publish
+    battery = publish.least_battery if arguments.least_battery is None else arguments.least_battery
+    rules = Rules(
+        least_battery=battery,
+        least_change=publish.least_change,
+        private=config.privacy.mode != "none",
+        aligned=config.update.mode == "mask",
+    )
+    wanted = publish.adaptive or _bytes(arguments, config) or rules.least_battery or rules.least_change
+    return rules if wanted else None
