@@ -190,12 +190,12 @@ class Coordinator:
         match effect:
             case RecordOpened(round=opened):
                 self._ledger.open_round(opened)
+                if opened.reason:
+                    self._log(f"[round {opened.number}/{self._settings.rounds.count}] {opened.reason}")
             case RecordReport(number=number, report=report):
                 self._ledger.add_report(number, report)
             case RecordClosed(record=record, model=model):
                 self._ledger.close_round(record, model)
-                if opened.reason:
-                    self._log(f"[round {opened.number}/{self._settings.rounds.count}] {opened.reason}")
                 self._store_refusals()
                 self._tell(record)
             case RecordEvaluation(device_id=device_id, message=message):

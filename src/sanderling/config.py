@@ -217,30 +217,6 @@ class Broker(Section, frozen=True):
     port: Annotated[Port, Meta(description="Port it listens on.")] = 1883
 
 
-class Tracking(Section, frozen=True):
-    """Where the run's figures go."""
-
-    mlflow: Annotated[bool, Meta(description="Log the run to MLflow.")] = True
-    uri: Annotated[
-        str, Meta(description="MLflow tracking URI; empty is a local store beside the coordinator's ledger.")
-    ] = ""
-    experiment: Annotated[str, Meta(min_length=1, description="MLflow experiment.")] = "sanderling"
-
-
-class FederationConfig(Section, frozen=True):
-    """The whole file."""
-
-    federation: Federation = field(default_factory=Federation)
-    model: Model = field(default_factory=Model)
-    data: Data = field(default_factory=Data)
-    training: Training = field(default_factory=Training)
-    update: Update = field(default_factory=Update)
-    round: Round = field(default_factory=Round)
-    selection: Selection = field(default_factory=Selection)
-    aggregation: Aggregation = field(default_factory=Aggregation)
-    privacy: Privacy = field(default_factory=Privacy)
-    link: Link = field(default_factory=Link)
-    broker: Broker = field(default_factory=Broker)
 class Publish(Section, frozen=True):
     """What crosses a metered or slow link, and when."""
 
@@ -272,10 +248,34 @@ class Publish(Section, frozen=True):
     ] = 0.0
 
 
+class Tracking(Section, frozen=True):
+    """Where the run's figures go."""
+
+    mlflow: Annotated[bool, Meta(description="Log the run to MLflow.")] = True
+    uri: Annotated[
+        str, Meta(description="MLflow tracking URI; empty is a local store beside the coordinator's ledger.")
+    ] = ""
+    experiment: Annotated[str, Meta(min_length=1, description="MLflow experiment.")] = "sanderling"
+
+
+class FederationConfig(Section, frozen=True):
+    """The whole file."""
+
+    federation: Federation = field(default_factory=Federation)
+    model: Model = field(default_factory=Model)
+    data: Data = field(default_factory=Data)
+    training: Training = field(default_factory=Training)
+    update: Update = field(default_factory=Update)
+    round: Round = field(default_factory=Round)
+    selection: Selection = field(default_factory=Selection)
+    aggregation: Aggregation = field(default_factory=Aggregation)
+    privacy: Privacy = field(default_factory=Privacy)
+    link: Link = field(default_factory=Link)
+    broker: Broker = field(default_factory=Broker)
+    publish: Publish = field(default_factory=Publish)
     tracking: Tracking = field(default_factory=Tracking)
 
 
 def json_schema() -> dict[str, object]:
     """JSON Schema of federation.toml."""
     return msgspec.json.schema(FederationConfig)
-    publish: Publish = field(default_factory=Publish)

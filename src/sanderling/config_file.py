@@ -14,8 +14,8 @@ from typing import Any, get_type_hints
 import msgspec
 
 from sanderling.config import FederationConfig, Section, json_schema
-from sanderling.models.errors import UsageError
 from sanderling.edge_runtime.byte_budget import DAY_S, RESERVE_BYTES, wire_bytes
+from sanderling.models.errors import UsageError
 
 __all__ = [
     "ConfigError",
@@ -158,22 +158,7 @@ def _contradictions(config: FederationConfig) -> Iterator[str]:
         )
     if reachable is not None and config.selection.cohort > reachable:
         yield f"selection.cohort = {config.selection.cohort} is more than the {reachable} devices named"
-
-
     yield from _publish_contradictions(config)
-def _lines(text: str) -> dict[str, int]:
-    """Line number of each section and key: good enough for messages, TOML itself is read by tomllib."""
-    lines: dict[str, int] = {}
-    section = ""
-    for number, line in enumerate(text.splitlines(), start=1):
-        if header := re.match(r"\s*\[\s*([\w.\"'-]+)\s*\]", line):
-            section = header[1].strip("\"'")
-            lines.setdefault(section, number)
-        elif key := re.match(r"\s*([\w.\"'-]+)\s*=", line):
-            name = key[1].strip("\"'")
-            lines.setdefault(f"{section}.{name}" if section else name, number)
-    return lines
-
 
 
 def _publish_contradictions(config: FederationConfig) -> Iterator[str]:
@@ -190,6 +175,21 @@ def _publish_contradictions(config: FederationConfig) -> Iterator[str]:
             f"link.keepalive_s = {config.link.keepalive_s} takes {pings} bytes a day in pings alone, more than a quarter of "
             f"publish.bytes_per_day = {publish.bytes_per_day}: use link.keepalive_s = {min(longer, 65535)} or more"
         )
+
+
+def _lines(text: str) -> dict[str, int]:
+    """Line number of each section and key: good enough for messages, TOML itself is read by tomllib."""
+    lines: dict[str, int] = {}
+    section = ""
+    for number, line in enumerate(text.splitlines(), start=1):
+        if header := re.match(r"\s*\[\s*([\w.\"'-]+)\s*\]", line):
+            section = header[1].strip("\"'")
+            lines.setdefault(section, number)
+        elif key := re.match(r"\s*([\w.\"'-]+)\s*=", line):
+            name = key[1].strip("\"'")
+            lines.setdefault(f"{section}.{name}" if section else name, number)
+    return lines
+
 
 def _lay_over(raw: dict[str, Any], override: str, lines: dict[str, int]) -> None:
     name, equals, text = override.partition("=")

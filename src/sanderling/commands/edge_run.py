@@ -37,12 +37,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     budget.add_argument("--seconds", type=float, help="time")
     budget.add_argument("--energy-mj", type=float, help="energy, by the board's published power")
     budget.add_argument("--steps", type=int, help="gradient steps")
-    parser.add_argument(
-        "--exit-when-finished", action="store_true", help="leave when the federation is finished"
-    )
-
-
-def run(arguments: argparse.Namespace, console: Console) -> tuple[dict[str, Any], str]:
     metered = parser.add_argument_group(
         "a metered link", "instead of what [publish] in the federation's file says; never exceeded"
     )
@@ -51,6 +45,12 @@ def run(arguments: argparse.Namespace, console: Console) -> tuple[dict[str, Any]
     )
     metered.add_argument("--bytes-per-round", type=options.byte_count, metavar="SIZE")
     metered.add_argument("--least-battery", type=float, metavar="SHARE", help="of charge, 0 to 1")
+    parser.add_argument(
+        "--exit-when-finished", action="store_true", help="leave when the federation is finished"
+    )
+
+
+def run(arguments: argparse.Namespace, console: Console) -> tuple[dict[str, Any], str]:
     """Serves until SIGTERM or SIGINT, or the federation's end with --exit-when-finished."""
     config = options.read_config(arguments)
     name, choices = data_source.data_options(config)
@@ -66,6 +66,8 @@ def run(arguments: argparse.Namespace, console: Console) -> tuple[dict[str, Any]
         exit_when_finished=arguments.exit_when_finished,
         keepalive_s=config.link.keepalive_s,
         budget=_budget(arguments),
+        bytes=_bytes(arguments, config),
+        rules=_rules(arguments, config),
     )
     service.run(settings, options.stop_on_signal(), console.progress)
     return {"device": arguments.device, "federation": config.federation.name}, f"{arguments.device} left"
@@ -73,8 +75,6 @@ def run(arguments: argparse.Namespace, console: Console) -> tuple[dict[str, Any]
 
 def _budget(arguments: argparse.Namespace) -> RoundBudget | None:
     budget = RoundBudget(seconds=arguments.seconds, energy_mj=arguments.energy_mj, steps=arguments.steps)
-        bytes=_bytes(arguments, config),
-        rules=_rules(arguments, config),
     return None if budget == RoundBudget() else budget
 
 
