@@ -43,8 +43,8 @@ CMSIS_NN_CODE_BYTES = 9000
 TRAINING_CODE_BYTES = 6600
 LINK_CODE_BYTES = 17500
 LIBRARY_BYTES = 8500
-CHUNK_BYTES, QUEUE_BYTES = 1024, 640  # as in targets/apps/node/main.c
-NODE_BYTES = 5900
+CHUNK_BYTES, QUEUE_BYTES = 512, 512  # as in targets/apps/node/main.c
+NODE_BYTES = 5000
 STACK_BYTES = 3072  # the node's watermark is 1.7 KB with messages in plain text (start, self-test, training)
 
 CHANNEL_BYTES = 12  # of an output channel: bias, multiplier, shift
@@ -183,7 +183,7 @@ def node_definitions(head: DenseHead, training: HeadTraining) -> list[str]:
     """What the node's program (targets/apps/node) is compiled with, so that it takes the memory that is planned."""
     return [
         f"SANDERLING_CACHE={training.cache_examples}",
-        f"SANDERLING_HELD_BACK={_held_back(training.cache_examples)}",
+        f"SANDERLING_HELD_BACK={held_back_examples(training.cache_examples)}",
         f"SANDERLING_SCRATCH={scratch_bytes(head, training)}",
     ]
 
@@ -198,9 +198,7 @@ def scratch_bytes(head: DenseHead, training: HeadTraining) -> int:
         return 4 * words + 2 * _even(count) + features
 
     of_round = theta + max(of_training(training.batch_size, training.cache_examples), 4 * head.dimension)
-    of_self_test = (
-        -(-6 * head.features // 4) * 4 + theta + max(of_training(4, 6), 4 * min(head.dimension, 32))
-    )
+    of_self_test = theta + max(of_training(4, 6), 4 * min(head.dimension, 32))
     return -(-max(of_round, of_self_test) // 8) * 8
 
 
@@ -269,18 +267,22 @@ def _sram(
     training: HeadTraining | None,
     cmsis_nn: Lowered | None,
 ) -> tuple[Item, ...]:
-    inputs = math.prod(network.tensors[network.inputs[0]].shape)
+    arena, window = _arena_bytes(network, spent, cmsis_nn), _window_end(network, cmsis_nn)
     items = [
-        Item(name="arena", size_bytes=_arena_bytes(network, spent, cmsis_nn) // 8 * 8 + 8, basis=EXACT),
-        Item(name="window", size_bytes=4 * inputs, basis="float32, as the sensor gives it"),
+        Item(name="arena", size_bytes=arena, basis=EXACT),
+        Item(
+            name="window",
+            size_bytes=max(0, window - arena),
+            basis="float32, as the sensor gives it: beyond the arena, whose memory it shares",
+        ),
     ]
     if head is not None and training is not None:
         d, n = head.dimension, training.cache_examples
         items += [
             Item(
                 name="training",
-                size_bytes=scratch_bytes(head, training),
-                basis="the head in training, errors, update",
+                size_bytes=max(0, scratch_bytes(head, training) - max(arena, window)),
+                basis="the head in training, errors, update: beyond the arena, whose memory they share",
             ),
             Item(name="round's head", size_bytes=2 * d, basis="int16, what the change is against"),
             Item(
@@ -290,8 +292,8 @@ def _sram(
             ),
             Item(
                 name="held back",
-                size_bytes=2 * _held_back(n) * _example_bytes(head),
-                basis=f"{_held_back(n)} examples to validate on, as many to test on",
+                size_bytes=2 * held_back_examples(n) * _example_bytes(head),
+                basis=f"{held_back_examples(n)} examples to validate on, as many to test on",
             ),
             Item(name="update", size_bytes=d + PAYLOAD_OVERHEAD_BYTES, basis="a message with 8-bit values"),
         ]
@@ -311,14 +313,25 @@ def _sram(
     return tuple(items)
 
 
-def _by_cache(head: DenseHead, batch_size: int, examples: int) -> int:
-    """What depends on how many examples are held."""
+def _window_end(network: Network, cmsis_nn: Lowered | None) -> int:
+    """Where a window of float32 ends that does not touch the input, as targets/apps/node/main.c lays it."""
+    size = math.prod(network.tensors[network.inputs[0]].shape)
+    try:
+        at = (cmsis_nn or lower(network)).inputs[0].offset
+    except ModelFormatError:
+        at = 0
+    return 4 * size + (0 if at >= 4 * size else -(-(at + size) // 8) * 8)
+
+
+def _by_cache(head: DenseHead, batch_size: int, shared: int, examples: int) -> int:
+    """What depends on how many examples are held; `shared` bytes of the arena serve training."""
     training = HeadTraining(cache_examples=examples, batch_size=batch_size)
-    rows = examples + 2 * _held_back(examples)
-    return scratch_bytes(head, training) + rows * _example_bytes(head)
+    rows = examples + 2 * held_back_examples(examples)
+    return max(0, scratch_bytes(head, training) - shared) + rows * _example_bytes(head)
 
 
-def _held_back(cache_examples: int) -> int:
+def held_back_examples(cache_examples: int) -> int:
+    """How many are held back to validate on, and as many again to test on."""
     return max(1, cache_examples // HELD_BACK_SHARE)
 
 
@@ -358,13 +371,12 @@ def _sram_fault(
     if head is None or training is None:
         return over + arena
     name = _layer(network.layers[head.layer])
-    room = sram.free_bytes + _by_cache(head, training.batch_size, training.cache_examples)
-    affordable = bisect_right(
-        range(1, training.cache_examples), room, key=partial(_by_cache, head, training.batch_size)
-    )
+    taken = partial(_by_cache, head, training.batch_size, sram.size("arena") + sram.size("window"))
+    room = sram.free_bytes + taken(training.cache_examples)
+    affordable = bisect_right(range(1, training.cache_examples), room, key=taken)
     if affordable >= head.classes:  # fewer than one a class are of no use
         return over + f"the example cache of layer {name}: --cache {affordable} fits"
-    in_training = sum(sram.size(item) for item in ("training", "round's head", "update"))
+    in_training = scratch_bytes(head, training) + sram.size("round's head") + sram.size("update")
     if in_training > sram.size("arena"):
         return over + (
             f"layer {name} has {head.dimension:,} parameters, which take {in_training:,} bytes to train: "

@@ -41,15 +41,16 @@ def flashed_files(
         network,
         lowered=lowered,
         exports=[Export(name="sl_flashed", value=model, comment="All of it, as the agent takes it.")],
-        constants=sizes(network, head),
+        constants=sizes(network, lowered, head),
         includes=["sanderling/flashed_model.h", *includes],
     )
 
 
-def sizes(network: Network, head: DenseHead) -> Mapping[str, int]:
+def sizes(network: Network, lowered: Lowered, head: DenseHead) -> Mapping[str, int]:
     """What an application sizes its memory by."""
     return {
         "SL_MODEL_INPUT_SIZE": int(np.prod(network.tensors[network.inputs[0]].shape)),
+        "SL_MODEL_INPUT_AT": lowered.inputs[0].offset,  # in the arena
         "SL_MODEL_FEATURES": head.features,
         "SL_MODEL_CLASSES": head.classes,
         "SL_MODEL_DIMENSION": head.dimension,

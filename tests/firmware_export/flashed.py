@@ -33,9 +33,17 @@ class Flashed:
         self.scratch = runtime.ffi.cast("void *", self._scratch.ctypes.data)
 
     def self_test(self) -> int:
-        lib = self.runtime.lib
-        assert lib.sl_self_test_scratch_bytes(self.model) <= self.scratch_bytes
-        return lib.sl_self_test(self.model, self.arena, self.start, self.scratch, self.scratch_bytes)
+        rows = self.runtime.ffi.new("int8_t[]", self.runtime.lib.SL_SELF_TEST_EXAMPLES * self.head.features)
+        memory = {
+            "arena": self.arena,
+            "rows": rows,
+            "start": self.start,
+            "scratch": self.scratch,
+            "scratch_bytes": self.scratch_bytes,
+        }
+        return self.runtime.lib.sl_self_test(
+            self.model, self.runtime.ffi.new("sl_self_test_memory *", memory)
+        )
 
     def intake(self, federation: str, device: str, capacity: int, held_back: int) -> Intake:
         return Intake(self, federation, device, capacity, held_back)

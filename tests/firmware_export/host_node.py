@@ -55,13 +55,13 @@ class HostNode:
         self._give("random", self._random)
         self._give("log", lambda _context, line: self.log.append(runtime.ffi.string(line).decode()))
         intake = flashed.intake("bench", device, capacity=64, held_back=32)
-        for number, (window, label) in enumerate(zip(*examples, strict=True)):
-            assert intake.add(window, int(label), (0, 0, 1, 0, 0, 2, 0, 1, 0, 2)[number % 10]) == 0
         self.config = self._config(flashed, intake, device, top_k)
         if keys is not None:
             self.config.guard = self._guard(*keys)
         self.agent = runtime.ffi.new("sl_agent *")
         self.status = runtime.lib.sl_agent_start(self.agent, self.config)
+        for number, (window, label) in enumerate(zip(*examples, strict=True)):
+            assert intake.add(window, int(label), (0, 0, 1, 0, 0, 2, 0, 1, 0, 2)[number % 10]) == 0
 
     def poll_until(self, done: Callable[[], bool], wait_s: float = WAIT_S) -> None:
         give_up = time.monotonic() + wait_s

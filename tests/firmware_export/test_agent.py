@@ -343,6 +343,7 @@ def test_a_node_whose_arithmetic_differs_does_not_join_and_says_so(
 )
 def test_a_configuration_that_cannot_be_is_refused(runtime: Native, start, name, value, status) -> None:
     node = start()
+    node.config.intake.train.held = 0  # as at the start
     setattr(node.config, name, runtime.ffi.new("char[]", value) if isinstance(value, bytes) else value)
     expected_status = -1 if isinstance(value, bytes) else status
     assert runtime.lib.sl_agent_start(node.agent, node.config) == expected_status

@@ -66,7 +66,9 @@ static bool publish_status(sl_agent *agent)
 {
     if (!agent->announce || agent->announcing || agent->reporting ||
         sl_agent_encode_status(agent, false, agent->status, sizeof agent->status, &agent->status_size) != SL_OK ||
-        sl_mqtt_publish(&agent->mqtt, agent->topic_status, agent->status, agent->status_size, true) != SL_OK) {
+        sl_topic_device(agent->config->federation, agent->config->device, "status", agent->topic_out,
+                        sizeof agent->topic_out) != SL_OK ||
+        sl_mqtt_publish(&agent->mqtt, agent->topic_out, agent->status, agent->status_size, true) != SL_OK) {
         return false;
     }
     agent->announce = false;
@@ -169,9 +171,9 @@ static bool send_report(sl_agent *agent)
     }
     const char *leaf = agent->answered.phase == SL_PHASE_FINISHED ? "evaluation" : "update";
     if (agent->reporting || agent->announcing ||
-        sl_topic_device(agent->config->federation, agent->config->device, leaf, agent->topic_report,
-                        sizeof agent->topic_report) != SL_OK ||
-        sl_mqtt_publish(&agent->mqtt, agent->topic_report, agent->config->message, agent->report_size, false) != SL_OK) {
+        sl_topic_device(agent->config->federation, agent->config->device, leaf, agent->topic_out,
+                        sizeof agent->topic_out) != SL_OK ||
+        sl_mqtt_publish(&agent->mqtt, agent->topic_out, agent->config->message, agent->report_size, false) != SL_OK) {
         return false;
     }
     agent->reporting = true;
@@ -286,7 +288,10 @@ static sl_status check(const sl_agent_config *config)
     if (!sl_is_name(config->federation) || !sl_is_name(config->device) || classes == 0) {
         return SL_MALFORMED;
     }
-    bool roomy = config->message_bytes > SL_UPDATE_HEAD_BYTES + 16 && config->chunk_bytes >= SL_MIN_CHUNK_BYTES &&
+    if (config->intake->train.held > 0) {
+        return SL_OUT_OF_ORDER;
+    }
+    bool roomy = config->intake->train.capacity >= SL_SELF_TEST_EXAMPLES && config->message_bytes > SL_UPDATE_HEAD_BYTES + 16 && config->chunk_bytes >= SL_MIN_CHUNK_BYTES &&
                  config->scratch_bytes >= sl_self_test_scratch_bytes(config->model);
     return roomy ? SL_OK : SL_NO_SPACE;
 }
@@ -302,9 +307,6 @@ sl_status sl_agent_start(sl_agent *agent, const sl_agent_config *config)
     agent->learner = sl_head_learner(config->model->head);
     status = config->port->random(config->port->context, agent->boot, sizeof agent->boot);
     if (status == SL_OK) {
-        status = sl_topic_device(config->federation, config->device, "status", agent->topic_status, SL_TOPIC_BYTES);
-    }
-    if (status == SL_OK) {
         status = sl_agent_restore_report(agent);
     }
     if (status == SL_OK) {
@@ -313,7 +315,9 @@ sl_status sl_agent_start(sl_agent *agent, const sl_agent_config *config)
     if (status != SL_OK) {
         return status;
     }
-    status = sl_self_test(config->model, config->intake->arena, config->start, config->scratch, config->scratch_bytes);
+    sl_self_test_memory memory = {config->intake->arena, config->intake->train.rows, config->start, config->scratch,
+                                  config->scratch_bytes};
+    status = sl_self_test(config->model, &memory);
     agent->joins = status == SL_OK;
     if (!agent->joins) {
         agent->problem = status;

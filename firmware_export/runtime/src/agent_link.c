@@ -37,16 +37,19 @@ static void name_client(const sl_agent *agent, char *name)
 static void connect_stream(sl_agent *agent)
 {
     char client_id[2 * SL_NAME_BYTES + 9];
+    char topic[SL_TOPIC_BYTES];
     uint8_t will[WILL_BYTES];
     name_client(agent, client_id);
     sl_mqtt_settings *settings = &agent->mqtt_settings;
     settings->client_id = client_id;
-    settings->will_topic = agent->topic_status;
+    settings->will_topic = topic;
     settings->will = will;
     agent->opening = false;
-    agent->open = sl_agent_encode_status(agent, true, will, sizeof will, &settings->will_size) == SL_OK &&
+    agent->open = sl_topic_device(agent->config->federation, agent->config->device, "status", topic, sizeof topic) == SL_OK &&
+                  sl_agent_encode_status(agent, true, will, sizeof will, &settings->will_size) == SL_OK &&
                   sl_mqtt_connect(&agent->mqtt, sl_agent_now_ms(agent)) == SL_OK;
-    settings->client_id = NULL; /* both were on this stack */
+    settings->client_id = NULL; /* all three were on this stack */
+    settings->will_topic = NULL;
     settings->will = NULL;
     if (!agent->open) {
         lose(agent);

@@ -44,54 +44,58 @@ uint32_t sl_self_test_scratch_bytes(const sl_flashed_model *model)
 {
     sl_learner learner = sl_head_learner(model->head);
     sl_task asked = task(learner.dimension);
-    uint32_t rows = (SL_SELF_TEST_EXAMPLES * model->head->features + 3) & ~3u;
-    return rows + sl_train_scratch_bytes(&learner, &asked, SL_SELF_TEST_EXAMPLES);
+    return sl_train_scratch_bytes(&learner, &asked, SL_SELF_TEST_EXAMPLES);
 }
 
-sl_status sl_self_test_hash(const sl_flashed_model *model, int8_t *arena, int16_t *start, void *scratch,
-                            uint32_t scratch_bytes, uint8_t *hash)
+static void infer(const sl_flashed_model *model, const sl_self_test_memory *memory, sl_key from)
 {
     const sl_network *network = model->network;
+    uint32_t features = model->head->features;
+    for (uint32_t example = 0; example < SL_SELF_TEST_EXAMPLES; example++) {
+        for (uint32_t i = 0; i < network->input_size; i++) {
+            memory->arena[network->input + i] = drawn(from, example, i);
+        }
+        sl_run(network, 0, model->head_node, memory->arena);
+        memcpy(memory->rows + example * features, memory->arena + model->features, features);
+    }
+}
+
+sl_status sl_self_test_hash(const sl_flashed_model *model, const sl_self_test_memory *memory, uint8_t *hash)
+{
     sl_learner learner = sl_head_learner(model->head);
     sl_task asked = task(learner.dimension);
     sl_key from = key();
-    int8_t *rows = scratch;
-    uint32_t features = model->head->features, row_bytes = (SL_SELF_TEST_EXAMPLES * features + 3) & ~3u;
     uint16_t labels[SL_SELF_TEST_EXAMPLES];
-    if (scratch_bytes < sl_self_test_scratch_bytes(model)) {
+    if (memory->scratch_bytes < sl_self_test_scratch_bytes(model)) {
         return SL_NO_SPACE;
     }
+    infer(model, memory, from);
     for (uint32_t example = 0; example < SL_SELF_TEST_EXAMPLES; example++) {
-        for (uint32_t i = 0; i < network->input_size; i++) {
-            arena[network->input + i] = drawn(from, example, i);
-        }
-        sl_run(network, 0, model->head_node, arena);
-        memcpy(rows + example * features, arena + model->features, features);
         labels[example] = (uint16_t)(example % model->head->classes);
     }
     for (uint32_t i = 0; i < learner.dimension; i++) {
-        start[i] = (int16_t)(16 * drawn(from, SL_SELF_TEST_EXAMPLES, i));
+        memory->start[i] = (int16_t)(16 * drawn(from, SL_SELF_TEST_EXAMPLES, i));
     }
-    sl_examples examples = {rows, labels, SL_SELF_TEST_EXAMPLES}, none = {rows, labels, 0};
+    sl_examples examples = {memory->rows, labels, SL_SELF_TEST_EXAMPLES}, none = {memory->rows, labels, 0};
     uint8_t payload[SL_SELF_TEST_PAYLOAD_BYTES];
     uint32_t size;
     sl_training_report report;
-    sl_status status = sl_train(&learner, &asked, start, &examples, &none, NULL, NULL, (uint8_t *)scratch + row_bytes,
-                                scratch_bytes - row_bytes, payload, sizeof payload, &size, &report);
+    sl_status status = sl_train(&learner, &asked, memory->start, &examples, &none, NULL, NULL, memory->scratch,
+                                memory->scratch_bytes, payload, sizeof payload, &size, &report);
     if (status != SL_OK) {
         return status;
     }
     crypto_blake2b_ctx digest;
     crypto_blake2b_init(&digest, HASH_BYTES);
-    crypto_blake2b_update(&digest, (const uint8_t *)rows, SL_SELF_TEST_EXAMPLES * features);
+    crypto_blake2b_update(&digest, (const uint8_t *)memory->rows, SL_SELF_TEST_EXAMPLES * model->head->features);
     crypto_blake2b_update(&digest, payload, size);
     crypto_blake2b_final(&digest, hash);
     return SL_OK;
 }
 
-sl_status sl_self_test(const sl_flashed_model *model, int8_t *arena, int16_t *start, void *scratch, uint32_t scratch_bytes)
+sl_status sl_self_test(const sl_flashed_model *model, const sl_self_test_memory *memory)
 {
     uint8_t hash[HASH_BYTES];
-    sl_status status = sl_self_test_hash(model, arena, start, scratch, scratch_bytes, hash);
+    sl_status status = sl_self_test_hash(model, memory, hash);
     return status == SL_OK && memcmp(hash, model->golden, HASH_BYTES) != 0 ? SL_ARITHMETIC_DIFFERS : status;
 }

@@ -29,12 +29,13 @@ typedef struct {
     uint16_t keep_alive_s;      /* longer than a round of training takes */
     const sl_port *port;
     const sl_flashed_model *model;
-    sl_intake *intake;          /* the device's examples */
+    sl_intake *intake;          /* the device's examples: empty at first, with room for SL_SELF_TEST_EXAMPLES */
     const sl_guard *guard;      /* NULL: messages in plain text */
     const sl_blinding *blinding; /* NULL: updates that the coordinator can read one by one */
 
     int16_t *start;             /* of the head's dimension: the round's model */
-    void *scratch;              /* sl_train_scratch_bytes and sl_self_test_scratch_bytes, aligned to 8 */
+    void *scratch;              /* sl_train_scratch_bytes and sl_self_test_scratch_bytes, aligned to 8; may be the
+                                   intake's arena: they take turns */
     uint32_t scratch_bytes;
     sl_residual *residual;      /* of top-k updates, and the next one; NULL: plans that ask for those are not served */
     sl_residual *left_over;
@@ -94,16 +95,15 @@ typedef struct {
     bool announce;               /* a status is due */
     bool announcing;             /* it is on its way */
     uint32_t status_size;
-    uint8_t status[384];
+    uint8_t status[192];
     uint32_t refused;            /* messages, each logged with its reason */
     char topic_chunk[192];
-    char topic_report[192];
-    char topic_status[192];
+    char topic_out[192];         /* of the message on its way */
 } sl_agent;
 
 /* Restores what storage holds and tests the arithmetic: a node whose arithmetic differs is polled like any other, but does
    not join, and says so in its status. SL_MALFORMED for names that are none, SL_NO_SPACE for memory that is too small,
-   SL_STORAGE_FAILED, SL_RANDOM_FAILED. */
+   SL_OUT_OF_ORDER where samples were taken already, SL_STORAGE_FAILED, SL_RANDOM_FAILED. */
 sl_status sl_agent_start(sl_agent *agent, const sl_agent_config *config);
 
 /* Moves bytes, takes a sample, does what is due. SL_OK, or SL_PENDING where nothing was to be done. */

@@ -20,13 +20,26 @@
 #define SANDERLING_HELD_BACK (SANDERLING_CACHE / 4) /* to validate on, and to test on */
 #endif
 #ifndef SANDERLING_SCRATCH
-#define SANDERLING_SCRATCH (8 * SL_MODEL_DIMENSION + 8 * SL_MODEL_FEATURES + 4 * SANDERLING_CACHE + 8192)
+#define SANDERLING_SCRATCH (6 * SL_MODEL_DIMENSION + 128 * SL_MODEL_CLASSES + 8 * SL_MODEL_FEATURES + 2 * SANDERLING_CACHE + 64)
 #endif
 
-enum { KEEP_ALIVE_S = 120, CHUNK_BYTES = 1024, QUEUE_BYTES = 640, DONE = 0, GAVE_UP = 1 };
+#define EIGHTS(bytes) (((bytes) + 7) / 8 * 8)
+#define LARGER(a, b) ((a) > (b) ? (a) : (b))
 
-static int64_t arena[SL_MODEL_ARENA_BYTES / 8 + 1];
-static float window[SL_MODEL_INPUT_SIZE];
+enum {
+    CHUNK_BYTES = 512,
+    QUEUE_BYTES = 512,
+    DONE = 0,
+    GAVE_UP = 1,
+
+    /* The sensor's window lies where it does not touch the input that is made of it. */
+    WINDOW_BYTES = 4 * SL_MODEL_INPUT_SIZE,
+    WINDOW_AT = SL_MODEL_INPUT_AT >= WINDOW_BYTES ? 0 : EIGHTS(SL_MODEL_INPUT_AT + SL_MODEL_INPUT_SIZE),
+    WORK_BYTES = EIGHTS(LARGER(LARGER(SL_MODEL_ARENA_BYTES, SANDERLING_SCRATCH), WINDOW_AT + WINDOW_BYTES))
+};
+
+/* A window, inference on it, and training take turns. */
+static int64_t work[WORK_BYTES / 8];
 static int8_t train_rows[SANDERLING_CACHE * SL_MODEL_FEATURES];
 static uint16_t train_labels[SANDERLING_CACHE];
 static sl_class_count counts[SL_MODEL_CLASSES];
@@ -35,7 +48,6 @@ static uint16_t validation_labels[SANDERLING_HELD_BACK];
 static int8_t test_rows[SANDERLING_HELD_BACK * SL_MODEL_FEATURES];
 static uint16_t test_labels[SANDERLING_HELD_BACK];
 static int16_t start[SL_MODEL_DIMENSION];
-static int64_t scratch[SANDERLING_SCRATCH / 8];
 static uint8_t message[SL_UPDATE_HEAD_BYTES + SL_MODEL_DIMENSION + 64];
 static uint8_t chunk[CHUNK_BYTES];
 static uint8_t queue[QUEUE_BYTES];
@@ -60,8 +72,8 @@ static void prepare(const sl_port *port)
     config.model = &sl_flashed;
     config.intake = &intake;
     config.start = start;
-    config.scratch = scratch;
-    config.scratch_bytes = sizeof scratch;
+    config.scratch = work;
+    config.scratch_bytes = sizeof work;
     config.message = message;
     config.message_bytes = sizeof message;
     config.chunk = chunk;
@@ -70,8 +82,8 @@ static void prepare(const sl_port *port)
     config.queue_bytes = sizeof queue;
 
     intake.model = &sl_flashed;
-    intake.arena = (int8_t *)arena;
-    intake.window = window;
+    intake.arena = (int8_t *)work;
+    intake.window = (float *)(void *)((uint8_t *)work + WINDOW_AT);
     intake.validation = (sl_held_back){validation_rows, validation_labels, SANDERLING_HELD_BACK, 0};
     intake.test = (sl_held_back){test_rows, test_labels, SANDERLING_HELD_BACK, 0};
     sl_store_begin(&intake.train, train_rows, train_labels, counts, SANDERLING_CACHE, SL_MODEL_FEATURES, SL_MODEL_CLASSES,
@@ -99,12 +111,12 @@ int application(void)
     const sl_port *port = board_start();
     board_paint_stack();
     prepare(port);
-    collect(port);
     sl_status status = sl_agent_start(&agent, &config);
     if (status != SL_OK) {
         port->log(port->context, sl_status_name(status));
         return GAVE_UP;
     }
+    collect(port);
     bool ends = atoi(option("exit", "0")) != 0;
     while (!(ends && agent.finished)) {
         if (sl_agent_poll(&agent) == SL_PENDING) {
