@@ -102,27 +102,23 @@ void sl_row_move(int16_t *theta, const int16_t *x, int32_t error, uint32_t count
 
 #elif defined(__thumb__) && !defined(__thumb2__) && defined(__OPTIMIZE__)
 
-/* Cortex-M0, M0+: eight registers, two operands. The index rises to 0, so that its sign ends the loop. */
+/* Cortex-M0, M0+: eight registers, two operands. The index rises to 0, which ends the loop. */
+
+#define TERM                                                                                                           \
+    "ldrsh %[a], [%[theta], %[index]]\n\t"                                                                             \
+    "ldrsh %[b], [%[x], %[index]]\n\t"                                                                                 \
+    "adds %[a], #128\n\t"                                                                                              \
+    "asrs %[a], %[a], #8\n\t"                                                                                          \
+    "muls %[a], %[b]\n\t"                                                                                              \
+    "adds %[sum], %[sum], %[a]\n\t"                                                                                    \
+    "adds %[index], #2\n\t"
 
 int32_t sl_row_dot(const int16_t *theta, const int16_t *x, uint32_t count)
 {
-    int32_t sum = dot_one_by_one(theta, x, count & 1), index = -2 * (int32_t)(count & ~1u), a, b;
+    int32_t sum = dot_one_by_one(theta, x, count & 3), index = -2 * (int32_t)(count & ~3u), a, b;
     if (index != 0) {
         __asm__ __volatile__(".syntax unified\n\t"
-                "1: ldrsh %[a], [%[theta], %[index]]\n\t"
-                "ldrsh %[b], [%[x], %[index]]\n\t"
-                "adds %[a], #128\n\t"
-                "asrs %[a], %[a], #8\n\t"
-                "muls %[a], %[b]\n\t"
-                "adds %[sum], %[sum], %[a]\n\t"
-                "adds %[index], #2\n\t"
-                "ldrsh %[a], [%[theta], %[index]]\n\t"
-                "ldrsh %[b], [%[x], %[index]]\n\t"
-                "adds %[a], #128\n\t"
-                "asrs %[a], %[a], #8\n\t"
-                "muls %[a], %[b]\n\t"
-                "adds %[sum], %[sum], %[a]\n\t"
-                "adds %[index], #2\n\t"
+                "1:\n\t" TERM TERM TERM TERM
                 "bne 1b"
                 : [sum] "+l"(sum), [index] "+l"(index), [a] "=&l"(a), [b] "=&l"(b)
                 : [theta] "l"(theta + count), [x] "l"(x + count)
