@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from sanderling.broker import pki
 from sanderling.broker.identity import CA_CERTIFICATE, CERTIFICATE, KEY, tls_files
-from sanderling.broker.link import Connected, Incoming, Link, LinkSettings
+from sanderling.broker.link import Connected, Delivered, Incoming, Link, LinkSettings, Refused
 from sanderling.broker.run import fleet_listener
 from sanderling.broker.topics import Topics
 
@@ -88,9 +88,11 @@ def received_until(link: Link, last: bytes) -> list[bytes]:
 
 @contextmanager
 def connected(link: Link, *topics: str) -> Iterator[Link]:
-    """The link while it is connected, with its subscriptions."""
+    """The link while it is connected, with its subscriptions: the broker answers a PUBLISH after the SUBSCRIBE before it."""
     for topic in topics:
         link.subscribe(topic)
     with link:
         wait_for(link, Connected)
+        link.publish("barrier", b"")
+        wait_for(link, Delivered | Refused)
         yield link

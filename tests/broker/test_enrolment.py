@@ -729,7 +729,7 @@ def test_a_broker_that_reads_everything_enrols_nothing(today, tmp_path):
             answers.publish(TOPICS.enrolment_reply(token.id), reply)
             assert received_until(device, reply) == [reply]
             captured = received_until(spy, reply)
-        assert captured == [message, reply]
+        assert [payload for payload in captured if payload] == [message, reply]
         accept(tmp_path / "identity", reply)
         before = desk.registry.certificates()
         certificate = x509.load_der_x509_certificate(before[0].certificate)

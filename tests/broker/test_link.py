@@ -233,7 +233,8 @@ class TestContract:
 
     def test_what_is_published_before_a_connection_is_delivered_after(self, broker, topic):
         with subscriber(broker.port, topic) as receiver:
-            connected(receiver)
+            connected(receiver).publish(f"{topic}/behind", b"")
+            wait_for(receiver, Delivered)  # so the SUBSCRIBE before it was taken
             sender = Link(settings(broker.port))
             mid = sender.publish(topic, b"early")
             with sender:
