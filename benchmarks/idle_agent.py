@@ -24,7 +24,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sanderling.broker.link import Incoming, Link, LinkSettings
+from sanderling.broker import enrolment, pki
+from sanderling.broker.desk import Desk, Reach
+from sanderling.broker.link import Incoming, Link, LinkSettings, TlsFiles
 from sanderling.broker.messages import (
     ModelBody,
     ModelReference,
@@ -33,7 +35,8 @@ from sanderling.broker.messages import (
     TrainingPlan,
     UpdatePlan,
 )
-from sanderling.broker.run import start_broker
+from sanderling.broker.mosquitto import TlsListener
+from sanderling.broker.run import fleet_listener, start_broker
 from sanderling.broker.topics import Topics
 from sanderling.models import datasets, zoo
 from sanderling.models.package import ModelPackage
@@ -42,6 +45,7 @@ from sanderling.models.updates import GlobalModel
 
 ROOT = Path(__file__).resolve().parent.parent
 DEVICE = "watch-04"
+HOST = "127.0.0.1"
 TOPICS = Topics("idle")
 WAIT_S = 60.0
 STARTS = 5
@@ -124,9 +128,10 @@ def measure(python: Path, config: Path, directory: Path, backend: str, idle_s: f
         backbone_hash=package.network.content_hash,
         theta=initial_theta(package.network, dense_head(package.network)),
     )
+    listener, coordinator = enrol(directory)
     with (
-        start_broker(data_dir=directory / "broker") as broker,
-        Link(LinkSettings(host="127.0.0.1", port=broker.port, client_id="bench")) as link,
+        start_broker(data_dir=directory / "broker", tls=listener) as broker,
+        Link(LinkSettings(host=HOST, port=broker.port, client_id="bench", tls=coordinator)) as link,
     ):
         link.subscribe(TOPICS.status(DEVICE))
         link.subscribe(TOPICS.update(DEVICE))
@@ -165,6 +170,17 @@ def has_chosen(payload: bytes) -> bool:
     """Whether a status says what the backend is, or why there is none."""
     status = StatusMessage.decode(payload)
     return status.backend != "" or status.detail != ""
+
+
+def enrol(directory: Path) -> tuple[TlsListener, TlsFiles]:
+    """Certificates as any federation has them; the device's is in its state."""
+    made = pki.initialise(directory / "pki", federation="idle", hosts=(HOST,), now=pki.utc_now())
+    with Desk(made.directory) as desk:
+        token = desk.invite("idle", DEVICE, Reach(host=HOST, port=1, valid_s=60))
+        identity = directory / "state" / "identity"
+        enrolment.accept(identity, desk.answer(token.id, enrolment.begin(identity, token, os.urandom)))
+    listener = fleet_listener(made.folder(pki.BROKER), federation="idle", host=HOST, port=0)
+    return listener, made.tls("coordinator")
 
 
 def announce(link: Link, package: ModelPackage, model: GlobalModel, backend: str) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sanderling.broker.chunks import retained
-from sanderling.broker.link import Connected, Disconnected, Incoming, Link, LinkSettings
+from sanderling.broker.link import Connected, Disconnected, Incoming, Link, LinkSettings, TlsFiles
 from sanderling.broker.topics import Topics
 from sanderling.coordinator.door import admit
 from sanderling.coordinator.ledger import Ledger, Run, summary
@@ -54,6 +54,7 @@ class ServiceSettings:
     keepalive_s: int
     max_packet_bytes: int
     connect_timeout_s: float  # for the first connection; later ones are waited for without end
+    tls: TlsFiles | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +97,7 @@ class Coordinator:
                 client_id=f"{settings.federation}-coordinator",
                 keepalive_s=service.keepalive_s,
                 max_packet_bytes=service.max_packet_bytes,
+                tls=service.tls,
                 max_queued_messages=MAX_QUEUED_MESSAGES,
             )
         )
@@ -136,22 +138,29 @@ class Coordinator:
                 self._link.subscribe(topic, qos=1)
             self._wait_for_broker()
             while not self._stop.is_set() and not self._state.done:
-                self._take(self._link.next_event(POLL_S))
+                self._take(self._link.next_event(self._patience_s()))
         finally:
             self._store_refusals()
             self._link.close()
 
+    def _patience_s(self) -> float:
+        """Until the open round closes, but a request to stop is looked for meanwhile."""
+        closes_at = closing_time(self._settings, self._state)
+        return POLL_S if closes_at is None else min(POLL_S, max(0.001, closes_at - time.time()))
+
     def _wait_for_broker(self) -> None:
-        give_up = time.monotonic() + self._service.connect_timeout_s
+        give_up, reason = time.monotonic() + self._service.connect_timeout_s, "no answer"
         while not self._stop.is_set():
             event = self._link.next_event(POLL_S)
             self._take(event)
             if isinstance(event, Connected):
                 return
+            if isinstance(event, Disconnected):
+                reason = event.reason
             if time.monotonic() > give_up:
                 raise MissingError(
                     f"no broker at {self._service.host}:{self._service.port} within "
-                    f"{self._service.connect_timeout_s:g} s; start one with `sanderling broker run`, "
+                    f"{self._service.connect_timeout_s:g} s ({reason}); start one with `sanderling broker run`, "
                     "or name another with -c link.host=… -c link.port=…"
                 )
 

@@ -1,6 +1,7 @@
 """The gateway of boards without a network: serial lines on one side, one connection to the broker for each board's session.
 
 What a board says is MQTT and passes through unread; broker/frame.py carries it over a line that loses bytes. One thread a line.
+Towards the broker it is TLS with the certificate of that line's board, which this machine keeps for it.
 """
 
 from __future__ import annotations
@@ -8,15 +9,18 @@ from __future__ import annotations
 import contextlib
 import selectors
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from sanderling.broker.frame import Data, GatewayEnd, Open
+from sanderling.broker.mqtt_client import TlsFiles
 from sanderling.models.errors import UsageError
 from sanderling.models.optional import require
 
@@ -34,12 +38,16 @@ Log = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewaySettings:
-    """`lines` are devices such as /dev/ttyACM0, or tcp://host:port of a terminal server or an emulator."""
+    """`lines` are devices such as /dev/ttyACM0, or tcp://host:port of a terminal server or an emulator.
+
+    `identities` are what each line's board shows the broker; none at all: plain text.
+    """
 
     lines: tuple[str, ...]
     baud: int
     host: str  # the broker's
     port: int
+    identities: tuple[TlsFiles, ...] = ()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -70,7 +78,15 @@ def run(settings: GatewaySettings, stop: threading.Event, log: Log) -> list[dict
     pyserial is not installed.
     """
     _check(settings.lines)
-    lines = [_Gateway(line, settings, stop, log) for line in settings.lines]
+    if settings.identities and len(settings.identities) != len(settings.lines):
+        raise UsageError(
+            f"{len(settings.lines)} lines and {len(settings.identities)} identities: expected one each"
+        )
+    contexts = [files.context() for files in settings.identities]
+    lines = [
+        _Gateway(line, settings, context, stop, log)
+        for line, context in zip_longest(settings.lines, contexts)
+    ]
     with ThreadPoolExecutor(max_workers=len(lines)) as pool:
         running = [pool.submit(line.serve) for line in lines]
         try:
@@ -114,12 +130,48 @@ def open_line(line: str, baud: int) -> Line:
     return _SerialLine(serial.Serial(line, baud, timeout=0, write_timeout=0, exclusive=True))
 
 
-def connect_broker(settings: GatewaySettings) -> socket.socket:
+def connect_broker(settings: GatewaySettings, context: ssl.SSLContext | None) -> Broker:
     """A board's connection to the broker. The one place that knows how it is made."""
     connection = socket.create_connection((settings.host, settings.port), CONNECT_S)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.setblocking(False)
-    return connection
+    if context is None:
+        connection.setblocking(False)
+        return connection
+    with connection:  # closes it where the handshake fails; else wrap_socket has taken it over
+        return _TlsConnection(context.wrap_socket(connection, server_hostname=settings.host))
+
+
+class Broker(Protocol):
+    """A board's connection to the broker; BlockingIOError where it is not ready."""
+
+    def fileno(self) -> int: ...
+    def recv(self, size: int, /) -> bytes: ...
+    def send(self, data: bytearray, /) -> int: ...
+    def close(self) -> None: ...
+
+
+class _TlsConnection:
+    """Without TLS's own ways of not being ready, and with nothing left inside that a selector would not see."""
+
+    def __init__(self, connection: ssl.SSLSocket) -> None:
+        connection.setblocking(False)
+        self._connection = connection
+        self.fileno, self.close = connection.fileno, connection.close
+
+    def recv(self, size: int) -> bytes:
+        try:
+            data = self._connection.recv(size)
+            while left := self._connection.pending():
+                data += self._connection.recv(left)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError) as wait_:
+            raise BlockingIOError from wait_
+        return data
+
+    def send(self, data: bytearray) -> int:
+        try:
+            return self._connection.send(data)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError) as wait_:
+            raise BlockingIOError from wait_
 
 
 class _TcpLine:
@@ -159,6 +211,7 @@ class _SerialLine:
 class _Gateway:
     line: str
     settings: GatewaySettings
+    context: ssl.SSLContext | None
     stop: threading.Event
     log: Log
     figures: LineFigures = field(init=False)
@@ -190,7 +243,7 @@ class _Connection:
     def __init__(self, gateway: _Gateway, line: Line) -> None:
         self._gateway, self._line = gateway, line
         self._end = GatewayEnd()
-        self._broker: socket.socket | None = None
+        self._broker: Broker | None = None
         self._to_line, self._to_broker = bytearray(), bytearray()
 
     def serve(self) -> None:
@@ -244,7 +297,7 @@ class _Connection:
         self._hang_up()
         settings = self._gateway.settings
         try:
-            self._broker = connect_broker(settings)
+            self._broker = connect_broker(settings, self._gateway.context)
         except OSError as problem:
             self._gateway.log(
                 f"{self._gateway.line}: no broker at {settings.host}:{settings.port}: {problem}"

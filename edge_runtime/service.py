@@ -21,7 +21,7 @@ from typing import TypeVar
 from sanderling import __version__
 from sanderling.broker import link as links
 from sanderling.broker.errors import LinkError
-from sanderling.broker.link import Link, LinkSettings
+from sanderling.broker.link import Link, LinkSettings, TlsFiles
 from sanderling.broker.messages import ModelBody, StatusMessage
 from sanderling.broker.topics import Topics
 from sanderling.edge_runtime import agent
@@ -64,6 +64,7 @@ class AgentSettings:
     budget: RoundBudget | None = None  # of a round's training
     bytes: ByteBudget | None = None  # that may cross, both ways
     rules: Rules | None = None  # when to publish; the default rules where there is a byte budget
+    tls: TlsFiles | None = None
 
 
 def run(settings: AgentSettings, stop: threading.Event | None, log: Log) -> int:
@@ -256,6 +257,7 @@ def _link_settings(settings: AgentSettings, state: AgentState) -> LinkSettings:
         port=settings.port,
         client_id=f"{settings.federation}-device-{settings.device_id}",
         keepalive_s=settings.keepalive_s,
+        tls=settings.tls,
         will=(Topics(settings.federation).status(settings.device_id), will.encode()),
     )
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sanderling.broker.mqtt_client import TlsFiles
 from sanderling.edge_runtime import gateway
 from sanderling.edge_runtime.sources import Source
 from sanderling.firmware_export import toolchain
@@ -42,6 +43,7 @@ class NodeSettings:
     port: int
     exit_when_finished: bool = False
     keepalive_s: int = 120
+    tls: TlsFiles | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +99,11 @@ def _gateway(emulator: Emulator, settings: NodeSettings, log: Log) -> Iterator[l
     """Connects the board's link to the broker; the list holds the line's figures at the end."""
     line = f"tcp://127.0.0.1:{emulator.link_port}"
     gateway_settings = gateway.GatewaySettings(
-        lines=(line,), baud=115200, host=settings.host, port=settings.port
+        lines=(line,),
+        baud=115200,
+        host=settings.host,
+        port=settings.port,
+        identities=() if settings.tls is None else (settings.tls,),
     )
     stop, figures = threading.Event(), list[dict[str, Any]]()
     thread = threading.Thread(

@@ -197,7 +197,7 @@ class Link(Section, frozen=True):
     """How a node talks to the broker."""
 
     host: Annotated[str, Meta(min_length=1, description="Broker's host name or address.")] = "127.0.0.1"
-    port: Annotated[Port, Meta(description="Broker's port.")] = 1883
+    port: Annotated[Port, Meta(description="Broker's port.")] = 8883
     keepalive_s: Annotated[
         Positive, Meta(le=65535, description="Seconds of silence before the broker misses a node.")
     ] = 30
@@ -214,7 +214,31 @@ class Broker(Section, frozen=True):
         Meta(description="auto: mosquitto when installed, else the embedded broker."),
     ] = "auto"
     host: Annotated[str, Meta(min_length=1, description="Address it listens on.")] = "127.0.0.1"
-    port: Annotated[Port, Meta(description="Port it listens on.")] = 1883
+    port: Annotated[Port, Meta(description="Port it listens on.")] = 8883
+
+
+class Security(Section, frozen=True):
+    """Who may talk to the broker, and how."""
+
+    mode: Annotated[
+        Literal["tls", "plain"],
+        Meta(
+            description="tls: encrypted, and each node has a certificate. plain: neither; the broker then listens on this machine only."
+        ),
+    ] = "tls"
+    directory: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="Folder of `sanderling pki init`, for the broker, the coordinator and enrolment. A device has its own.",
+        ),
+    ] = "sanderling-pki"
+    enrolment_port: Annotated[
+        Port,
+        Meta(
+            description="Port of `sanderling device serve`, where a device without a certificate asks for one."
+        ),
+    ] = 8884
 
 
 class Publish(Section, frozen=True):
@@ -272,6 +296,7 @@ class FederationConfig(Section, frozen=True):
     privacy: Privacy = field(default_factory=Privacy)
     link: Link = field(default_factory=Link)
     broker: Broker = field(default_factory=Broker)
+    security: Security = field(default_factory=Security)
     publish: Publish = field(default_factory=Publish)
     tracking: Tracking = field(default_factory=Tracking)
 

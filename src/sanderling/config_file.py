@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import math
 import re
 import textwrap
@@ -21,6 +22,7 @@ __all__ = [
     "ConfigError",
     "as_plain",
     "differing_sections",
+    "is_loopback",
     "json_schema",
     "load",
     "parse",
@@ -104,8 +106,8 @@ def differing_sections(a: FederationConfig, b: FederationConfig) -> set[str]:
 
 
 def with_link(config: FederationConfig, other: FederationConfig) -> FederationConfig:
-    """`config` with the broker's place of `other`."""
-    return msgspec.structs.replace(config, link=other.link, broker=other.broker)
+    """`config` with the broker's place of `other`, and how it is talked to."""
+    return msgspec.structs.replace(config, link=other.link, broker=other.broker, security=other.security)
 
 
 def _problems(raw: dict[str, Any], lines: dict[str, int]) -> Iterator[str]:
@@ -159,6 +161,19 @@ def _contradictions(config: FederationConfig) -> Iterator[str]:
     if reachable is not None and config.selection.cohort > reachable:
         yield f"selection.cohort = {config.selection.cohort} is more than the {reachable} devices named"
     yield from _publish_contradictions(config)
+    if config.security.mode == "plain" and not is_loopback(config.broker.host):
+        yield (
+            f"security.mode = plain with broker.host = {config.broker.host} would open the broker to the network; "
+            "keep broker.host at 127.0.0.1, or use security.mode = tls"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a broker that listens there is reached from this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _publish_contradictions(config: FederationConfig) -> Iterator[str]:

@@ -11,9 +11,11 @@ import threading
 import time
 import tty
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
+from sanderling.broker.link import TlsFiles
 from sanderling.broker.mosquitto import find_mosquitto
 from sanderling.broker.run import Broker, start_broker
 from sanderling.cli import main
@@ -22,6 +24,7 @@ from sanderling.edge_runtime.gateway import GatewaySettings
 from sanderling.firmware_export import native
 from sanderling.models.errors import MissingError, UsageError
 from sanderling.models.native import Native, open_library
+from tests.broker.fleet import TOPICS, Fleet, connected, received_until
 from tests.firmware_export.mqtt_client import CONNECTED, DELIVERED, OK, PENDING, RECEIVED, Client
 from tests.firmware_export.test_frame import CLOSED, OPENED, Line, Node
 
@@ -139,10 +142,10 @@ def tcp_plug():
 
 
 @contextmanager
-def serving(port: int, *lines: str):
+def serving(port: int, *lines: str, identities=()):
     """The gateway on a thread; yields its log, and figures once it has stopped."""
     stop, log, figures = threading.Event(), [], []
-    settings = GatewaySettings(lines=lines, baud=115200, host="127.0.0.1", port=port)
+    settings = GatewaySettings(lines=lines, baud=115200, host="127.0.0.1", port=port, identities=identities)
     thread = threading.Thread(target=lambda: figures.extend(gateway.run(settings, stop, log.append)))
     thread.start()
     try:
@@ -171,6 +174,39 @@ def test_two_boards_talk_over_noisy_lines(runtime: Native, broker: Broker) -> No
     assert figures[0]["bytes_up"] > len(payload) and figures[1]["bytes_down"] > len(payload)
     assert figures[0]["damaged"] > 0
     assert f"{one.line}: open" in log
+
+
+def test_each_board_is_who_its_certificate_says_and_nobody_else(runtime: Native, tmp_path) -> None:
+    fleet = Fleet(tmp_path)
+    fleet.device("a"), fleet.device("b")
+    payload = bytes(i * 13 % 256 for i in range(20_000))  # more than one record of TLS
+    with start_broker("mosquitto", tls=fleet.listener()) as broker, tcp_plug() as one, tcp_plug() as two:
+        identities = tuple(fleet.settings(name, broker.port).tls for name in ("a", "b"))
+        with serving(broker.port, one.line, two.line, identities=identities):
+            a = Board(
+                runtime, one.read, one.write, "b", loss=0.001
+            )  # what a board calls itself does not matter
+            b = Board(runtime, two.read, two.write, "b", loss=0.001)
+            with connected(fleet.link("coordinator", broker.port), TOPICS.all_updates) as coordinator:
+                for board in (a, b):
+                    board.open()
+                    board.until(lambda board=board: board.saw(CONNECTED))
+                b.mqtt.subscribe(TOPICS.plan)
+                for topic, message in ((TOPICS.update("b"), b"forged"), (TOPICS.update("a"), payload)):
+                    a.mqtt.publish(topic, message)
+                    a.until(lambda: a.saw(DELIVERED))
+                    a.mqtt.events.clear()
+                assert received_until(coordinator, payload) == [payload]
+                coordinator.publish(TOPICS.plan, payload)
+                b.until(lambda: b.mqtt.messages())
+                assert b.mqtt.messages() == [(TOPICS.plan, payload)]
+
+
+def test_lines_and_identities_must_match() -> None:
+    files = TlsFiles(authority=Path("ca.pem"))
+    settings = GatewaySettings(lines=("tcp://h:1",), baud=1, host="h", port=1, identities=(files, files))
+    with pytest.raises(UsageError, match="1 lines and 2 identities"):
+        gateway.run(settings, threading.Event(), print)
 
 
 def test_a_pseudo_terminal_is_a_line_too(runtime: Native, broker: Broker) -> None:
@@ -242,7 +278,7 @@ def test_an_unplugged_line_is_opened_again(runtime: Native, broker: Broker) -> N
 def test_the_command_serves_until_sigterm_and_prints_figures(runtime: Native, broker: Broker) -> None:
     with tcp_plug() as plug:
         command = [sys.executable, "-m", "sanderling.cli", "gateway", "serial", "--json"]
-        command += ["--port", plug.line, "--broker", f"127.0.0.1:{broker.port}"]
+        command += ["--port", plug.line, "--broker", f"127.0.0.1:{broker.port}", "--plain"]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         board = Board(runtime, plug.read, plug.write, "command")
         board.open()
@@ -257,9 +293,11 @@ def test_the_command_serves_until_sigterm_and_prints_figures(runtime: Native, br
 @pytest.mark.parametrize(
     ("arguments", "status"),
     [
-        (["--port", "tcp://nowhere"], 2),
-        (["--port", "tcp://h:99999999"], 2),
-        (["--port", "tcp://h:1", "--port", "tcp://h:1"], 2),
+        (["--port", "tcp://nowhere", "--plain"], 2),
+        (["--port", "tcp://h:99999999", "--plain"], 2),
+        (["--port", "tcp://h:1", "--port", "tcp://h:1", "--plain"], 2),
+        (["--port", "tcp://h:1"], 2),
+        (["--port", "tcp://h:1", "--plain", "--identity", "folder"], 2),
         (["--port", "tcp://h:1", "--broker", "nowhere"], 2),
         (["--port", "tcp://h:1", "--baud", "0"], 2),
         ([], 2),

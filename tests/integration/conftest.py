@@ -11,6 +11,7 @@ import pytest
 
 from sanderling import config_file
 from sanderling.broker.mosquitto import free_port
+from sanderling.demo.federation import enrol
 from sanderling.demo.processes import Processes, wait_for_port
 
 DEVICES = ("watch-04", "watch-05", "watch-06", "watch-07")
@@ -27,6 +28,7 @@ class Bench:
             [
                 f"federation.devices={list(DEVICES)}",
                 "tracking.mlflow=false",
+                f"security.directory='{directory / 'pki'}'",
                 f"link.port={self.port}",
                 f"broker.port={self.port}",
                 *overrides,
@@ -35,6 +37,8 @@ class Bench:
         self.devices = config.federation.devices
         self.config = directory / "federation.toml"
         self.config.write_text(config_file.render(config))
+        if config.security.mode == "tls":
+            enrol(config, directory)
         self.processes = Processes(directory / "logs")
 
     def start_broker(self) -> None:

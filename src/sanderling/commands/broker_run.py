@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import ipaddress
 from pathlib import Path
 from typing import Any
 
-from sanderling.broker.run import start_broker
+from sanderling import config_file, security
+from sanderling.broker.mosquitto import TlsListener
+from sanderling.broker.run import Broker, start_broker
 from sanderling.commands import options
 from sanderling.console import Console
+from sanderling.models.errors import SanderlingError
+
+FOLLOW_S = 0.5  # how often certificates and revocations are looked at
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,25 +25,54 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, console: Console) -> tuple[dict[str, Any], str]:
-    """Serves until SIGTERM or SIGINT."""
-    config = options.read_config(arguments).broker
+    """Serves until SIGTERM or SIGINT, and follows the certificates and revocations in its folder."""
+    config = options.read_config(arguments)
+    place, tls = config.broker, security.broker_listener(config)
     stop = options.stop_on_signal()
-    with start_broker(kind=config.kind, host=config.host, port=config.port, data_dir=arguments.dir) as broker:
+    with start_broker(
+        kind=place.kind, host=place.host, port=place.port, data_dir=arguments.dir, tls=tls
+    ) as broker:
         console.progress(
-            f"{broker.kind} broker listens on {broker.host}:{broker.port}, {_reach(config.host)}"
+            f"{broker.kind} broker listens on {broker.host}:{broker.port} {_how(broker.kind, tls)}, {_reach(place.host)}"
         )
-        stop.wait()
-    return {"kind": broker.kind, "host": broker.host, "port": broker.port}, "broker stopped"
+        seen = _versions(tls)
+        while not stop.wait(FOLLOW_S):
+            if (now := _versions(tls)) != seen:
+                seen = now
+                _follow(broker, console)
+    result = {"kind": broker.kind, "host": broker.host, "port": broker.port, "tls": tls is not None}
+    return result, "broker stopped"
+
+
+def _follow(broker: Broker, console: Console) -> None:
+    try:
+        names = broker.refresh()
+    except SanderlingError as error:  # half of a pair is written: the other half follows
+        console.progress(f"certificates: {error}")
+        return
+    console.progress(
+        f"revoked: certificates of {', '.join(names)}; their connections are closed"
+        if names
+        else "certificates read again"
+    )
+
+
+def _versions(tls: TlsListener | None) -> list[tuple[int, int]]:
+    """Which writing of each file is there; whoever writes them renames a whole file into place."""
+    files = () if tls is None else (tls.certificate, tls.key, tls.revoked)
+    stats = [file.stat() for file in files if file is not None]
+    return [(stat.st_ino, stat.st_mtime_ns) for stat in stats]
+
+
+def _how(kind: str, tls: TlsListener | None) -> str:
+    if tls is None:
+        return "in plain text and without identities"
+    if kind == "embedded":
+        return "with TLS and certificates, but any member may write as any other"
+    return "with TLS, certificates and access rules"
 
 
 def _reach(host: str) -> str:
-    if host == "localhost" or _is_loopback(host):
+    if config_file.is_loopback(host):
         return "this machine only (set broker.host to let others in)"
-    return "OPEN TO THE NETWORK without TLS or identities: use it on a network you trust, or keep broker.host at 127.0.0.1"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return "open to the network"

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from sanderling import assembly, config_file, outcome
+from sanderling import assembly, config_file, outcome, security
 from sanderling.commands import options
 from sanderling.config import FederationConfig
 from sanderling.console import Console
@@ -48,6 +48,7 @@ def run(arguments: argparse.Namespace, console: Console) -> tuple[dict[str, Any]
             keepalive_s=config.link.keepalive_s,
             max_packet_bytes=config.link.max_packet_bytes,
             connect_timeout_s=arguments.connect_timeout,
+            tls=security.coordinator_tls(config),
         ),
         Start(config=config_file.render(config), network=start.package_bytes, model=start.model),
         tracker,
@@ -73,7 +74,7 @@ def settings_of(directory: Path, config: FederationConfig, console: Console) -> 
     if stored is None:
         return config
     kept = config_file.parse(stored.config, f"settings of run {stored.id}")
-    if config_file.differing_sections(kept, config) - {"link", "broker", "tracking"}:
+    if config_file.differing_sections(kept, config) - {"link", "broker", "security", "tracking"}:
         console.progress(
             f"run {stored.id} goes on with the settings it was started with; a new --dir starts a new run"
         )

@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace, console: Console) -> tuple[dict[str, Any]
     directory: Path = arguments.dir or Path(time.strftime("sanderling-demo-%Y%m%d-%H%M%S"))
     if directory.exists():
         raise UsageError(f"{directory} is there already; name a new directory with --dir")
-    config = federation.settings(arguments.overrides, arguments.seed)
+    config = federation.settings(arguments.overrides, arguments.seed, directory)
     console.progress(f"writing to {directory}")
     outcome, compared = federation.run(config, directory, console)
     shown = federation.result(config, outcome, compared)

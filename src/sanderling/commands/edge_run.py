@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from sanderling import data_source
+from sanderling import data_source, security
 from sanderling.commands import options
 from sanderling.config import FederationConfig
 from sanderling.console import Console
@@ -25,6 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--client", metavar="NAME", help="whose examples of the data set are its own (default: ID)"
     )
     parser.add_argument("--dir", type=Path, help="where the device keeps its state (default: sanderling-ID)")
+    parser.add_argument(
+        "--identity",
+        type=Path,
+        metavar="DIR",
+        help="where its certificate is (default: identity in its state)",
+    )
     parser.add_argument(
         "--backend",
         choices=("auto", "reference", "native", "litert", "onnxruntime", "tflite"),
@@ -54,12 +60,13 @@ def run(arguments: argparse.Namespace, console: Console) -> tuple[dict[str, Any]
     """Serves until SIGTERM or SIGINT, or the federation's end with --exit-when-finished."""
     config = options.read_config(arguments)
     name, choices = data_source.data_options(config)
+    state: Path = arguments.dir or security.device_dir(arguments.device)
     settings = service.AgentSettings(
         federation=config.federation.name,
         device_id=arguments.device,
         host=config.link.host,
         port=config.link.port,
-        state_dir=arguments.dir or Path(f"sanderling-{arguments.device}"),
+        state_dir=state,
         source=SourceSettings(name=name, client=arguments.client or arguments.device, options=choices),
         backend=arguments.backend,
         capacity=config.training.capacity,
@@ -68,6 +75,7 @@ def run(arguments: argparse.Namespace, console: Console) -> tuple[dict[str, Any]
         budget=_budget(arguments),
         bytes=_bytes(arguments, config),
         rules=_rules(arguments, config),
+        tls=security.device_tls(config, arguments.device, arguments.identity or state / security.IDENTITY),
     )
     service.run(settings, options.stop_on_signal(), console.progress)
     return {"device": arguments.device, "federation": config.federation.name}, f"{arguments.device} left"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
+from sanderling.broker.identity import tls_files
 from sanderling.commands import options
 from sanderling.console import Console
 from sanderling.edge_runtime import gateway
@@ -22,8 +24,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--baud", type=int, default=115200, help="of serial devices (default: 115200)")
     parser.add_argument(
-        "--broker", default="127.0.0.1:1883", metavar="HOST:PORT", help="(default: 127.0.0.1:1883)"
+        "--broker", default="127.0.0.1:8883", metavar="HOST:PORT", help="(default: 127.0.0.1:8883)"
     )
+    parser.add_argument(
+        "--identity",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="DIR",
+        help="the folder with the certificate of a line's board, as `sanderling device enroll` makes it; one for each --port, "
+        "in their order",
+    )
+    parser.add_argument("--plain", action="store_true", help="no TLS: a broker with security.mode = plain")
 
 
 def run(arguments: argparse.Namespace, console: Console) -> tuple[dict[str, Any], str]:
@@ -31,7 +43,15 @@ def run(arguments: argparse.Namespace, console: Console) -> tuple[dict[str, Any]
     host, port = _broker(arguments.broker)
     if arguments.baud <= 0:
         raise UsageError(f"expected a positive number of bits a second, came {arguments.baud}")
-    settings = gateway.GatewaySettings(lines=tuple(arguments.port), baud=arguments.baud, host=host, port=port)
+    if bool(arguments.identity) == arguments.plain:
+        raise UsageError("expected an --identity for each --port, or --plain")
+    settings = gateway.GatewaySettings(
+        lines=tuple(arguments.port),
+        baud=arguments.baud,
+        host=host,
+        port=port,
+        identities=tuple(tls_files(folder) for folder in arguments.identity),
+    )
     lines = gateway.run(settings, options.stop_on_signal(), console.progress)
     text = "\n".join(
         f"{line['line']}: {line['sessions']} sessions, up {line['bytes_up']:,} B, down {line['bytes_down']:,} B, "

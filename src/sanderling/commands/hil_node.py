@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from sanderling import assembly, data_source
+from sanderling import assembly, data_source, security
 from sanderling.commands import options
 from sanderling.console import Console
 from sanderling.edge_runtime.sources import SourceSettings, read_source
@@ -55,6 +55,7 @@ def run(arguments: argparse.Namespace, console: Console) -> tuple[dict[str, Any]
         host=config.link.host,
         port=config.link.port,
         exit_when_finished=arguments.exit_when_finished,
+        tls=security.device_tls(config, arguments.device, directory / security.IDENTITY),
     )
     outcome = node.run(program, board, settings, source, options.stop_on_signal(), console.progress)
     if outcome.status not in (None, 0):

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sanderling import assembly, config_file, data_source
+from sanderling import assembly, config_file, data_source, security
+from sanderling.broker import pki
+from sanderling.broker.desk import Desk
 from sanderling.broker.mosquitto import free_port
+from sanderling.commands.membership import enrol_here
 from sanderling.config import FederationConfig
 from sanderling.console import Console
 from sanderling.demo import comparison
@@ -41,13 +44,14 @@ class Comparison:
     float_fedavg: FloatFedAvg
 
 
-def settings(overrides: Sequence[str], seed: int) -> FederationConfig:
+def settings(overrides: Sequence[str], seed: int, directory: Path) -> FederationConfig:
     """In lockstep unless overridden, over the seven devices, on a free port of this machine whatever is overridden."""
     port = free_port(HOST)
     fixed = (
         f"federation.seed={seed}",
         f"federation.devices={list(DEVICES)}",
         f"selection.minimum={len(DEVICES)}",
+        f"security.directory={json.dumps(str(directory / 'pki'))}",
         *(f"{section}.{key}" for section in ("link", "broker") for key in (f"host={HOST}", f"port={port}")),
     )
     return config_file.load(None, ["round.mode=lockstep", *overrides, *fixed])
@@ -58,6 +62,8 @@ def run(config: FederationConfig, directory: Path, console: Console) -> tuple[di
     directory.mkdir(parents=True)
     file = directory / "federation.toml"
     file.write_text(config_file.render(config), encoding="utf-8")
+    if config.security.mode == "tls":
+        enrol(config, directory)
     with Processes(directory / "logs") as processes:
         common = ["--config", str(file), "--json"]
         processes.start("broker", ["broker", "run", *common, "--dir", str(directory / "broker")])
@@ -78,6 +84,15 @@ def run(config: FederationConfig, directory: Path, console: Console) -> tuple[di
         _relay(progress, console)
         processes.check()
         return json.loads(processes.output("coordinator")), compared
+
+
+def enrol(config: FederationConfig, directory: Path) -> None:
+    """Certificates for the broker, the coordinator and each device, made where a fleet's would be."""
+    pki_directory = security.pki_directory(config)
+    pki.initialise(pki_directory, federation=config.federation.name, hosts=(HOST,), now=pki.utc_now())
+    with Desk(pki_directory) as desk:
+        for device in config.federation.devices:
+            enrol_here(desk, config, device, directory / "devices" / device / security.IDENTITY)
 
 
 def compare(config: FederationConfig) -> Comparison:
