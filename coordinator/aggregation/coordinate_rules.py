@@ -12,15 +12,18 @@ import numpy as np
 
 from sanderling.coordinator.aggregation.aggregator import Aggregator
 from sanderling.coordinator.aggregation.vectors import (
+    BLOCK,
     Integers,
     Vectors,
     blocks,
     combination,
     largest,
-    narrowed,
+    smallest_type,
     to_q16,
 )
 from sanderling.models.updates import Int64Vector
+
+_WIDE_BLOCK = 8192  # coordinates of 100 vectors of int8 then lie in a core's cache
 
 
 def mean() -> Aggregator:
@@ -56,34 +59,39 @@ def _trimmed(vectors: Vectors, trim: int) -> Int64Vector:
     left = vectors.count - 2 * trim
     if left <= 0:
         raise ValueError(f"trimming {trim} at each end of {vectors.count} vectors leaves none")
-    sums = [_trimmed_sum(narrowed(block), trim) for block in blocks(vectors)]
+    sums = [
+        _trimmed_sum(block, trim)
+        for block in blocks(vectors, _WIDE_BLOCK if vectors.mixing is None else BLOCK)
+    ]
     return to_q16(np.concatenate(sums), vectors.unit / left)
 
 
 def _trimmed_sum(values: Integers, trim: int) -> Integers:
     """Values beyond the order statistics of ranks trim and m - 1 - trim count as those, which are then taken off."""
-    wide: Any = np.int64 if largest(values) * len(values) < 1 << 62 else object
+    size = largest(values)
+    wide = smallest_type(2 * size * len(values))
     if trim == 0:
         total: Integers = values.sum(axis=0, dtype=wide)
         return total
-    low, high = _order_statistics(values, trim, len(values) - 1 - trim)
+    values = values.astype(smallest_type(size), copy=False)
+    low, high = _order_statistics(values, size, trim, len(values) - 1 - trim)
     total = np.minimum(np.maximum(values, low), high).sum(axis=0, dtype=wide)
-    trimmed: Integers = total - trim * (low.astype(wide) + high.astype(wide))
+    trimmed: Integers = total - trim * low.astype(wide) - trim * high.astype(wide)
     return trimmed
 
 
-def _order_statistics(values: Integers, first: int, last: int) -> tuple[Integers, Integers]:
-    """Each column's values of ranks `first` and `last`, counted from 0."""
+def _order_statistics(values: Integers, size: int, first: int, last: int) -> tuple[Integers, Integers]:
+    """Each column's values of ranks `first` and `last`, counted from 0; `size` is the largest magnitude."""
     if values.dtype.itemsize <= 2:
-        return _by_bisection(values, first), _by_bisection(values, last)
+        bits = size.bit_length()
+        return _by_bisection(values, bits, first), _by_bisection(values, bits, last)
     ordered = np.sort(values, axis=0)
     return ordered[first], ordered[last]
 
 
-def _by_bisection(values: Integers, rank: int) -> Integers:
-    """One bit after the other from the top: set where no more than `rank` values lie below."""
+def _by_bisection(values: Integers, bits: int, rank: int) -> Integers:
+    """Of values within +-(2**bits - 1), one bit after the other from the top: set where at most `rank` lie below."""
     counter: Any = np.uint8 if len(values) < 256 else np.int64
-    bits = largest(values).bit_length()
     found = np.full(values.shape[1], -(1 << bits), dtype=np.int32)
     for bit in reversed(range(bits + 1)):
         candidate = found + (1 << bit)

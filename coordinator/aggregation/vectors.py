@@ -77,26 +77,37 @@ def mixed(vectors: Vectors, weights: Integers, denominator: int) -> Vectors:
     return replace(vectors, mixing=mixing, unit=vectors.unit / denominator)
 
 
-def blocks(vectors: Vectors) -> Iterator[Integers]:
-    """The vectors as integers of `unit`, (m, up to BLOCK), one block of coordinates after the other."""
-    return (_block(vectors, start) for start in range(0, vectors.width, BLOCK))
+def blocks(vectors: Vectors, width: int = BLOCK) -> Iterator[Integers]:
+    """The vectors as integers of `unit`, (m, up to `width`), one block of coordinates after the other."""
+    return (_block(vectors, start, width) for start in range(0, vectors.width, width))
 
 
 def combination(vectors: Vectors, weights: Sequence[int]) -> Integers:
     """sum_i weights[i] * vector i, (k,), as integers of `unit`."""
-    row = np.array([weights], dtype=object)
-    row = narrowed(row if vectors.mixing is None else exact_product(row, vectors.mixing))
+    row: Integers = np.array([weights], dtype=object)
+    if vectors.mixing is not None:
+        row = exact_product(row, vectors.mixing)
+    # Cut so short that float32 multiplies them, where it can: casting the blocks to it once is what costs.
+    size = max(largest(values) for values in vectors.rows) * len(vectors.rows)
+    limbs, powers = _limbs(row, max(24 - size.bit_length(), 6))
     raw = blocks(replace(vectors, mixing=None))
-    return np.concatenate([exact_product(row, block)[0] for block in raw])
+    parts = np.concatenate([exact_product(limbs, block) for block in raw], axis=1)
+    combined: Integers = exact_product(powers, parts)[0]
+    return combined
 
 
 def to_q16(numerators: Integers, unit: Fraction) -> Int64Vector:
     """numerators * unit in 2**-16 of theta's unit, rounded to nearest, half up: the result of every rule."""
     scale = unit * ONE_Q16
     a, b = scale.numerator, scale.denominator
-    if largest(numerators) * a + b >= 1 << 63 or b >= 1 << 63:
-        numerators = numerators.astype(object)
-    result: Int64Vector = ((numerators * a + b // 2) // b).astype(np.int64)
+    size = largest(numerators)
+    result: Int64Vector
+    if numerators.dtype == object or size * a >= b << 50 or max(a, b, size) >= 1 << 60:
+        result = ((numerators.astype(object) * a + b // 2) // b).astype(np.int64)
+        return result
+    guess = np.floor(numerators * (a / b)).astype(np.int64)
+    # What the guess leaves is a few b: right as it stands, though each product may have gone round 2**64.
+    result = guess + (numerators.astype(np.int64) * a + b // 2 - guess * b) // b
     return result
 
 
@@ -108,7 +119,7 @@ def with_gram(vectors: Vectors) -> Vectors:
     dtype: Any = np.int64 if bound < 1 << 62 else object
     gram: Integers = np.zeros((len(vectors.rows),) * 2, dtype=dtype)
     for block in blocks(replace(vectors, mixing=None)):
-        gram = gram + exact_product(block, block.T)
+        gram = gram + _gram(block)
     return replace(vectors, gram=gram)
 
 
@@ -178,11 +189,13 @@ def exact_product(a: Integers, b: Integers) -> Integers:
 
 def narrowed(values: Integers) -> Integers:
     """The same integers in the smallest type that holds them and their negatives."""
-    size = largest(values)
-    for dtype in (np.int8, np.int16, np.int32, np.int64):
-        if size <= np.iinfo(dtype).max:
-            return values.astype(dtype, copy=False)
-    return values
+    return values.astype(smallest_type(largest(values)), copy=False)
+
+
+def smallest_type(size: int) -> Any:
+    """The smallest signed type for integers up to this magnitude, else object for Python's."""
+    types = (np.int8, np.int16, np.int32, np.int64)
+    return next((dtype for dtype in types if size <= np.iinfo(dtype).max), object)
 
 
 def largest(values: Integers) -> int:
@@ -195,14 +208,33 @@ def ceil_sqrt(value: int) -> int:
     return math.isqrt(value - 1) + 1 if value > 0 else 0
 
 
-def _block(vectors: Vectors, start: int) -> Integers:
-    raw = np.stack([row[start : start + BLOCK] for row in vectors.rows])
+def _block(vectors: Vectors, start: int, width: int = BLOCK) -> Integers:
+    raw = np.stack([row[start : start + width] for row in vectors.rows])
     return raw if vectors.mixing is None else exact_product(vectors.mixing, raw)
+
+
+def _gram(block: Integers) -> Integers:
+    """block @ block.T; of one and the same array BLAS computes a half."""
+    bound = largest(block) ** 2 * block.shape[1]
+    if bound >= 1 << 53:
+        return exact_product(block, block.T)
+    same: Integers = block.astype(np.float32 if bound < 1 << 24 else np.float64)
+    product: Integers = (same @ same.T).astype(np.int64)
+    return product
+
+
+def _limbs(row: Integers, bits: int) -> tuple[Integers, Integers]:
+    """(1, n) integers as (c, n) of `bits` each, the last signed, and (1, c) powers: powers @ limbs is the row."""
+    count = largest(row).bit_length() // bits + 1
+    limbs = np.concatenate([row.astype(object) >> (bits * i) for i in range(count)])
+    limbs[:-1] &= (1 << bits) - 1
+    powers = np.array([[1 << (bits * i) for i in range(count)]], dtype=object)
+    return narrowed(limbs), narrowed(powers)
 
 
 def _square(row: Integers) -> int:
     parts = (row[start : start + BLOCK][None, :] for start in range(0, row.size, BLOCK))
-    return sum(int(exact_product(part, part.T)[0, 0]) for part in parts)
+    return sum(int(_gram(part)[0, 0]) for part in parts)
 
 
 def _at_step(values: Integers, shift: int) -> Integers:
