@@ -18,7 +18,8 @@
     |- NotAuthenticError         not_authentic        changed on its way, or not from whom it claims to be
     |- ReplayedError             replayed             its nonce was accepted before
     |- OutsideWindowError        outside_window       so late that a replay could not be told
-    `- OlderAnnouncementError    older_announcement   signed, but before one that is known
+    |- OlderAnnouncementError    older_announcement   signed, but before one that is known
+    `- EnrolmentError            says which           an enrolment message (broker/enrolment.py)
     NonceError                   exit status 1: no nonce can be had safely; the device abstains
     LinkError                    exit status 1: the link cannot take what it was given
     `- QueueFullError
