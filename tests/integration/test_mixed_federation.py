@@ -23,7 +23,7 @@ def test_boards_and_linux_devices_come_to_the_hash_of_linux_devices_alone(bench,
     need("arm-none-eabi-gcc", "qemu-system-arm", "cmake", "ninja")
     linux = bench(*SETTINGS, update)
     linux.start()
-    expected = linux.result()
+    expected = linux.result(300)
     linux.processes.stop()
 
     mixed = bench(*SETTINGS, update)
@@ -34,7 +34,7 @@ def test_boards_and_linux_devices_come_to_the_hash_of_linux_devices_alone(bench,
             mixed.start_device(device)
     for device, target in NODES.items():
         mixed.start_node(device, target)
-    result = mixed.result(300)
+    result = mixed.result(900)
     assert result["model_hash"] == expected["model_hash"]
     assert result["refused"] == {}
     assert [entry["participants"] for entry in result["rounds"]] == [4] * 4
