@@ -13,6 +13,7 @@ import numpy as np
 from sanderling.coordinator.aggregation.aggregator import Aggregator
 from sanderling.coordinator.aggregation.vectors import (
     BLOCK,
+    WIDE_BLOCK,
     Integers,
     Vectors,
     blocks,
@@ -22,8 +23,6 @@ from sanderling.coordinator.aggregation.vectors import (
     to_q16,
 )
 from sanderling.models.updates import Int64Vector
-
-_WIDE_BLOCK = 8192  # coordinates of 100 vectors of int8 then lie in a core's cache
 
 
 def mean() -> Aggregator:
@@ -61,7 +60,7 @@ def _trimmed(vectors: Vectors, trim: int) -> Int64Vector:
         raise ValueError(f"trimming {trim} at each end of {vectors.count} vectors leaves none")
     sums = [
         _trimmed_sum(block, trim)
-        for block in blocks(vectors, _WIDE_BLOCK if vectors.mixing is None else BLOCK)
+        for block in blocks(vectors, WIDE_BLOCK if vectors.mixing is None else BLOCK)
     ]
     return to_q16(np.concatenate(sums), vectors.unit / left)
 
@@ -75,7 +74,8 @@ def _trimmed_sum(values: Integers, trim: int) -> Integers:
         return total
     values = values.astype(smallest_type(size), copy=False)
     low, high = _order_statistics(values, size, trim, len(values) - 1 - trim)
-    total = np.minimum(np.maximum(values, low), high).sum(axis=0, dtype=wide)
+    clamped = np.maximum(values, low)
+    total = np.minimum(clamped, high, out=clamped).sum(axis=0, dtype=wide)
     trimmed: Integers = total - trim * low.astype(wide) - trim * high.astype(wide)
     return trimmed
 
@@ -93,8 +93,12 @@ def _by_bisection(values: Integers, bits: int, rank: int) -> Integers:
     """Of values within +-(2**bits - 1), one bit after the other from the top: set where at most `rank` lie below."""
     counter: Any = np.uint8 if len(values) < 256 else np.int64
     found = np.full(values.shape[1], -(1 << bits), dtype=np.int32)
+    lies_below = np.empty(
+        values.shape, dtype=np.bool_
+    )  # one for all: a new one costs more than the comparison
     for bit in reversed(range(bits + 1)):
         candidate = found + (1 << bit)
-        below = (values < candidate.astype(values.dtype)).view(np.uint8).sum(axis=0, dtype=counter)
+        np.less(values, candidate.astype(values.dtype), out=lies_below)
+        below = lies_below.view(np.uint8).sum(axis=0, dtype=counter)
         found = np.where(below <= rank, candidate, found)
     return found.astype(values.dtype)

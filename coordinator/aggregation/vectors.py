@@ -25,6 +25,7 @@ Integers = NDArray[Any]
 
 ONE_Q16 = 1 << 16
 BLOCK = 1024  # coordinates: 1024 products of two values in -127..127 sum up exactly in float32
+WIDE_BLOCK = 8 * BLOCK  # 100 vectors of int8 as wide lie in a core's cache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +80,12 @@ def mixed(vectors: Vectors, weights: Integers, denominator: int) -> Vectors:
 
 def blocks(vectors: Vectors, width: int = BLOCK) -> Iterator[Integers]:
     """The vectors as integers of `unit`, (m, up to `width`), one block of coordinates after the other."""
-    return (_block(vectors, start, width) for start in range(0, vectors.width, width))
+    if vectors.mixing is not None:
+        yield from (_block(vectors, start, width) for start in range(0, vectors.width, width))
+        return
+    for start in range(0, vectors.width, WIDE_BLOCK):  # collected from the rows in longer pieces
+        piece = _block(vectors, start, WIDE_BLOCK)
+        yield from (piece[:, at : at + width] for at in range(0, piece.shape[1], width))
 
 
 def combination(vectors: Vectors, weights: Sequence[int]) -> Integers:

@@ -140,7 +140,7 @@ def test_zeros_and_copies_give_themselves(rule) -> None:
 
 @named(RULES)
 @given(rows=matrices(least=3), seed=st.integers(0, 2**32))
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 def test_the_order_of_vectors_changes_no_bit(rule, rows, seed) -> None:
     shuffled = np.random.default_rng(seed).permutation(rows)
     assert (rule.combine(vectors(rows)) == rule.combine(vectors(shuffled))).all()
@@ -148,7 +148,7 @@ def test_the_order_of_vectors_changes_no_bit(rule, rows, seed) -> None:
 
 @named(EQUIVARIANT)
 @given(rows=matrices(least=3), shift=st.integers(-1000, 1000))
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 def test_a_translation_goes_through_to_the_last_bit(rule, rows, shift) -> None:
     moved = rule.combine(vectors(rows + shift))
     assert (moved == rule.combine(vectors(rows)) + shift * STEP * 65536).all()
@@ -156,14 +156,14 @@ def test_a_translation_goes_through_to_the_last_bit(rule, rows, shift) -> None:
 
 @named([rule for rule in EQUIVARIANT if "geometric" not in rule.name])
 @given(rows=matrices(least=3), factor=st.integers(1, 50))
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 def test_a_scale_goes_through(rule, rows, factor) -> None:
     scaled = rule.combine(vectors(rows * factor))
     assert np.abs(scaled - factor * rule.combine(vectors(rows))).max() <= (factor + 1) / 2
 
 
 @given(rows=matrices(least=3), factor=st.integers(1, 50))
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 def test_the_geometric_median_scales_with_its_smoothing(rows, factor) -> None:
     small = geometric_median(STEP / 8).combine(vectors(rows))
     large = geometric_median(factor * STEP / 8).combine(vectors(rows * factor))
@@ -171,6 +171,7 @@ def test_the_geometric_median_scales_with_its_smoothing(rows, factor) -> None:
 
 
 @given(rows=matrices(least=1), bound=st.floats(0.5, 300.0))
+@settings(deadline=None)
 def test_a_clipped_norm_is_never_above_the_bound(rows, bound) -> None:
     clipped = norm_bound(bound * STEP).transform(vectors(rows))
     for square in squared_norms(clipped):
@@ -200,7 +201,7 @@ def coefficient(name: str, n: int, f: int) -> float:
 @given(
     honest=matrices(least=6, most=8, limit=60), hostile=matrices(least=1, most=1), scale=st.integers(1, 2000)
 )
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_hostile_vectors_move_the_result_no_farther_than_the_proven_bound(f, honest, hostile, scale) -> None:
     k = honest.shape[1]
     lie = np.resize(hostile, (1, k)) * scale
@@ -236,7 +237,7 @@ def c_half(f: int) -> float:
 
 @pytest.mark.parametrize("name", SENSITIVITIES)
 @given(rows=matrices(least=4), f=st.integers(1, 3), bound=st.integers(1, 200))
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_one_vector_moves_a_rule_by_no_more_than_its_sensitivity(name, rows, f, bound) -> None:
     n = len(rows)
     f = min(f, (n - 1) // 2)

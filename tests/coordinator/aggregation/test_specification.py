@@ -40,6 +40,7 @@ def lengths(rows: list[list[int]], weights: list[int], total: int) -> list[int]:
 
 
 @given(matrices(), st.floats(0.01, 500.0), st.booleans(), st.integers(1, 6))
+@settings(deadline=None)
 def test_geometric_median(rows, smoothing, from_zero, iterations) -> None:
     v = rows.tolist()
     weights = [0 if from_zero else ONE] * len(v)
@@ -60,6 +61,7 @@ def test_geometric_median(rows, smoothing, from_zero, iterations) -> None:
 
 
 @given(matrices(), st.floats(0.0, 3000.0), st.integers(1, 4), st.integers(0, 2**32), st.booleans())
+@settings(deadline=None)
 def test_centered_clipping(rows, tau, iterations, seed, has_centre) -> None:
     v, unit, m, k = rows.tolist(), U, *rows.shape
     centre = np.random.default_rng(seed).integers(-(2**28), 2**28, k) if has_centre else None
@@ -89,7 +91,7 @@ def squared(a: list[int], b: list[int]) -> int:
 
 
 @given(matrices(least=3), st.integers(0, 2), st.floats(1.0, 3000.0))
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_rules_that_choose(rows, f, bound) -> None:
     v, m = rows.tolist(), len(rows)
     f = min(f, (m - 1) // 2, m - 2)

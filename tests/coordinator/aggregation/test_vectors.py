@@ -2,7 +2,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sanderling.coordinator.aggregation.vectors import (
@@ -30,6 +30,7 @@ from tests.coordinator.aggregation.samples import matrices, report, vectors
     st.integers(1, 4),
     st.data(),
 )
+@settings(deadline=None)
 def test_a_product_is_exact_whatever_the_size_of_its_integers(bits_a, bits_b, n, width, m, data) -> None:
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     a = rng.integers(-(2**bits_a), 2**bits_a, (n, width))
@@ -52,6 +53,7 @@ def test_inner_products_past_64_bits_stay_exact() -> None:
 
 
 @given(matrices(), st.integers(0, 2**32), st.integers(2, 40))
+@settings(deadline=None)
 def test_mixing_is_linear_and_distances_follow_from_the_rows(rows, seed, bits) -> None:
     weights = np.random.default_rng(seed).integers(0, 2**bits, (4, len(rows)))
     derived = mixed(vectors(rows), weights, 7)
