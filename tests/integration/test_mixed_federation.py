@@ -4,9 +4,9 @@ import json
 import os
 
 import pytest
-from tests.firmware_export.tools import need
 
 from sanderling.broker.mosquitto import find_mosquitto
+from tests.firmware_export.tools import need
 
 pytestmark = [pytest.mark.network, pytest.mark.qemu, pytest.mark.slow]
 
