@@ -3,18 +3,19 @@
 Seven people's watches learn together (watch data, as in the demo) over five kinds of links, each figure of which stands
 in shaping.py with its source. The target is a pooled test accuracy of all seven people of TARGET, at or above it in three
 rounds in a row. In the mixed fleet the two on the LoRa-like link are those whose absence costs most: a federation without
-them levels off at .891 and never passes .909, so a fixed interval that leaves them behind does not reach the target.
+them levels off at .891 and never passes .909. The target is just above, so that it cannot be had by leaving them behind.
 
 Two kinds of fixed rivals, each at its best over a grid of intervals and densities, chosen afterwards for each trace:
 `fixed_interval` opens a round every T seconds; `fixed_deadline` also closes one when every report is in, which is what
 Sanderling did before. Their server's step is scaled to the density (0.75 / density), as the settings' text says.
-Adaptive has one configuration for all traces, and knows nothing of a link before its first round.
+Adaptive has one configuration for all traces, and knows nothing of a link before its first round. Its constants were tried on
+seeds 1 to 10; the figures are of others.
 
 The grid runs on a virtual clock (fleet_clock.py: real cores, real training, modelled links); `--confirm` runs adaptive and
 the best fixed interval again with real agents, a real coordinator and mosquitto, over TCP through a shaping proxy, time
 scaled by the factor that is stated. Prints one JSON object.
 
-    python benchmarks/adaptive_link.py [--seeds 1 2 3 4 5] [--confirm]
+    python benchmarks/adaptive_link.py [--seeds 11 12 …] [--confirm]
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from unittest import mock
@@ -52,7 +54,7 @@ from sanderling.edge_runtime.sources import SourceSettings
 from sanderling.edge_runtime.storage import Storage
 
 DEVICES = tuple(f"watch-{number:02}" for number in range(4, 11))
-TARGET = 0.915
+TARGET = 0.910
 LONGEST_S = 600.0  # no round of the adaptive federation waits longer
 ROUNDS = 80  # a run that has not reached the target by then has not
 BUDGET = ByteBudget(per_day=400_000)
@@ -68,13 +70,13 @@ INTERVALS_S = {
     "mixed": (2, 4.5, 5, 8, 15, 30, 60, 100, 200, 220, 225, 230, 240, 300, 400),
 }
 DENSITIES = (0.25, 0.5, 1.0)
-GRID_SEEDS = (1, 2, 3)
-SCALES = {"lora": 40.0, "nb-iot": 2.0, "lte-m": 1.0, "wifi": 1.0, "mixed": 8.0}
+GRID_SEEDS, FINALISTS = 3, 2
+SCALES = {"lora": 40.0, "nb-iot": 2.0, "lte-m": 1.0, "wifi": 1.0, "mixed": 12.0}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(11, 31)))
     parser.add_argument("--traces", nargs="+", default=list(TRACES), choices=TRACES)
     parser.add_argument("--confirm", action="store_true", help="run the key points on real TCP too")
     arguments = parser.parse_args()
@@ -88,7 +90,7 @@ def main() -> None:
         "mixed_fleet": dict(zip(DEVICES, TRACES["mixed"], strict=True)),
         "bytes": "TCP streams of all devices, both ways",
         "traces": {trace: compare(benches, trace, arguments) for trace in arguments.traces},
-        "metered": metered(benches, arguments.seeds),
+        "metered": metered(benches, arguments.seeds[:5]),
     }
     print(json.dumps(result, indent=2))
 
@@ -97,7 +99,7 @@ def compare(benches: Benches, trace: str, arguments: argparse.Namespace) -> dict
     ours = summary([adaptive(benches, trace, seed) for seed in arguments.seeds])
     result: dict[str, object] = {"adaptive": ours}
     for kind in ("fixed_interval", "fixed_deadline"):
-        interval_s, density = best(benches, trace, kind)
+        interval_s, density = best(benches, trace, kind, arguments.seeds)
         runs = [fixed(benches, trace, kind, interval_s, density, seed) for seed in arguments.seeds]
         theirs = summary(runs) | {"interval_s": interval_s, "density": density}
         result[kind] = theirs
@@ -112,21 +114,44 @@ def compare(benches: Benches, trace: str, arguments: argparse.Namespace) -> dict
     return result
 
 
-def best(benches: Benches, trace: str, kind: str) -> tuple[float, float]:
-    """The interval and density that reach the target first, in the mean over GRID_SEEDS, seen afterwards."""
-    found: tuple[float, float, float] | None = None
+def best(benches: Benches, trace: str, kind: str, seeds: Sequence[int]) -> tuple[float, float]:
+    """The interval and density that reach the target first, seen afterwards: FINALISTS of the grid by the mean over the
+    first GRID_SEEDS seeds, of them the best over all."""
+    grid: list[tuple[float, float, float]] = []
     for interval_s, density in itertools.product(INTERVALS_S[trace], sorted(DENSITIES, reverse=True)):
-        times: list[float] = []
-        for seed in GRID_SEEDS:
-            give_up_s = 3 * (found[0] if found else LONGEST_S * ROUNDS)
-            reached = fixed(benches, trace, kind, interval_s, density, seed, give_up_s).to_target_s
-            if reached is None:
-                break
-            times.append(reached)
-        if len(times) == len(GRID_SEEDS) and (found is None or statistics.mean(times) < found[0]):
-            found = (statistics.mean(times), interval_s, density)
-    assert found is not None, f"no fixed interval reaches the target on {trace}"
-    return found[1:]
+        give_up_s = 3 * min((mean_s for mean_s, _, _ in grid), default=LONGEST_S * ROUNDS)
+        if (
+            mean_s := mean_time(benches, trace, kind, interval_s, density, seeds[:GRID_SEEDS], give_up_s)
+        ) is not None:
+            grid.append((mean_s, interval_s, density))
+    finalists = [
+        (
+            mean_time(benches, trace, kind, interval_s, density, seeds, 1e9) or float("inf"),
+            interval_s,
+            density,
+        )
+        for _, interval_s, density in sorted(grid)[:FINALISTS]
+    ]
+    return min(finalists)[1:]
+
+
+def mean_time(
+    benches: Benches,
+    trace: str,
+    kind: str,
+    interval_s: float,
+    density: float,
+    seeds: Sequence[int],
+    give_up_s: float,
+) -> float | None:
+    """None where a seed does not reach the target."""
+    times: list[float] = []
+    for seed in seeds:
+        reached = fixed(benches, trace, kind, interval_s, density, seed, give_up_s).to_target_s
+        if reached is None:
+            return None
+        times.append(reached)
+    return statistics.mean(times)
 
 
 def fixed(
@@ -178,7 +203,7 @@ def adaptive_settings(seed: int, scale: float) -> CoordinatorSettings:
     return replace(assembly.coordinator_settings(config), adaptive=True)
 
 
-def closing(kind: str) -> object:
+def closing(kind: str) -> AbstractContextManager[object]:
     """A fixed interval closes on its clock alone."""
     if kind == "fixed_interval":
         return mock.patch.object(rounds, "_is_due", _on_the_clock)
@@ -250,27 +275,36 @@ def live(benches: Benches, trace: str, settings: CoordinatorSettings, scale: flo
             )
             for device, proxy in zip(DEVICES, proxies, strict=True)
         ]
-        coordinator = Coordinator(
-            settings,
-            ServiceSettings(
-                directory=directory / "run",
-                host="127.0.0.1",
-                port=broker.port,
-                keepalive_s=600,
-                max_packet_bytes=1 << 20,
-                connect_timeout_s=30.0,
-            ),
-            Start(config="", network=benches.start.package_bytes, model=benches.start.model),
-            NoTracker(),
-            lambda line: None,
-            stop,
-        )
+        made: list[Coordinator] = []
+
+        def coordinate() -> None:  # SQLite's connection stays in the thread that made it
+            made.append(
+                Coordinator(
+                    settings,
+                    ServiceSettings(
+                        directory=directory / "run",
+                        host="127.0.0.1",
+                        port=broker.port,
+                        keepalive_s=600,
+                        max_packet_bytes=1 << 20,
+                        connect_timeout_s=30.0,
+                    ),
+                    Start(config="", network=benches.start.package_bytes, model=benches.start.model),
+                    NoTracker(),
+                    lambda line: None,
+                    stop,
+                )
+            )
+            made[0].run()
+
+        running = threading.Thread(target=coordinate)
+        running.start()
         for thread in agents:
             thread.start()
-        running = threading.Thread(target=coordinator.run)
-        running.start()
         try:
-            reached = watch(benches, coordinator, proxies, scale)
+            while not made:
+                time.sleep(0.01)
+            reached = watch(benches, made[0], proxies, scale)
         finally:
             stop.set()
             running.join(60)
@@ -292,6 +326,9 @@ def live(benches: Benches, trace: str, settings: CoordinatorSettings, scale: flo
 def watch(
     benches: Benches, coordinator: Coordinator, proxies: Sequence[ShapedProxy], scale: float
 ) -> dict[str, object]:
+    """From the opening of the first round: before it, seven agents read their data on one machine."""
+    while coordinator.state.open is None:
+        time.sleep(0.005)
     began, seen, held = time.monotonic(), 0, 0
     reached: dict[str, object] | None = None
     while held < HELD_ROUNDS and coordinator.state.final is None:

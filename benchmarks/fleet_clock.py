@@ -340,7 +340,7 @@ class Fleet:
                     )
                 case _:
                     pass
-        opened = self.state.open
-        if opened is not None and opened.deadline is not None and opened.deadline not in self._ticks:
-            self._ticks.add(opened.deadline)
-            self.at(opened.deadline, lambda: self.step(rounds.Tick()))
+        closes_at = rounds.closing_time(self.settings, self.state)
+        if closes_at is not None and closes_at not in self._ticks:
+            self._ticks.add(closes_at)
+            self.at(max(self.now, closes_at), lambda: self.step(rounds.Tick()))

@@ -1,11 +1,11 @@
 """Whom a round asks, how long it may wait, and how dense an update is: from how fast each device answered so far.
 
 Nothing is probed. A device's measure is the time from a round's opening to its report, smoothed as TCP smooths a round
-trip; TCP's retransmission timeout is how long to wait for it, doubled each time it does not answer (RFC 6298). A device
-that takes n times as long as most is asked in every sqrt(n)-th round: the square root balances the time it costs the
+trip; TCP's retransmission timeout is the longest wait for it, doubled while it does not answer (RFC 6298), and it is then
+asked less often. A device that takes n times as long as most is asked in every sqrt(n)-th round: the square root balances the time it costs the
 others against how stale its share of the model gets. Rounded down to powers of two, the slow ones share their rounds.
 A report then weighs as many rounds as its device was not asked in (Horvitz and Thompson 1952), so that the slow count
-as much as the fast; only the coordinator's choice counts, so nobody gains weight by keeping silent.
+as much as the fast; but one round after a silence, so that nobody gains weight by it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 GAIN, DEVIATION_GAIN, DEVIATIONS = 1 / 8, 1 / 4, 4  # alpha, beta and K of RFC 6298
 MAX_DOUBLINGS = 8
 LEAST_WAIT_S = 0.1
+MEASURED_SHARE = 0.8  # of a cohort; the first round does not hold for the rest
 MAX_LANE = 4  # measured: beyond it the rounds saved are lost again to staleness
 LEAST_DENSITY = 1 / 16
 VALUE_BITS = 5  # of a coded value at a fitting scale shift
@@ -37,9 +38,14 @@ class Reach:
     missed: int = 0  # rounds in a row
 
     @property
+    def backoff(self) -> float:
+        """Two rounds missed may be an outage; from the third on it is taken for slower, twice for each."""
+        return 2.0 ** min(max(0, self.missed - 2), MAX_DOUBLINGS)
+
+    @property
     def expected_s(self) -> float:
         """Long enough for nearly all of its reports."""
-        return (self.smoothed_s + DEVIATIONS * self.deviation_s) * 2.0 ** min(self.missed, MAX_DOUBLINGS)
+        return (self.smoothed_s + DEVIATIONS * self.deviation_s) * self.backoff
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +80,7 @@ def answered(reach: Reach | None, seconds: float) -> Reach:
 def missed(reach: Reach | None, waited_s: float) -> Reach:
     """After a round that closed `waited_s` after it opened without the device's report."""
     if reach is None:
-        return Reach(smoothed_s=waited_s, deviation_s=0.0, missed=1)
+        return Reach(smoothed_s=2 * waited_s, deviation_s=0.0, missed=1)
     return Reach(smoothed_s=reach.smoothed_s, deviation_s=reach.deviation_s, missed=reach.missed + 1)
 
 
@@ -119,6 +125,26 @@ def pace(
     )
 
 
+def wait_s(reported: Sequence[Reach], missing: Sequence[Reach | None], longest_s: float) -> float:
+    """How long after its opening a round still waits for `missing`, once `reported` answered it.
+
+    The next of n + 1 reports adds 1/n to what is in, so a device that is late is waited for 1/n longer than it usually
+    takes, or until its timeout if that is sooner. Who never answered is waited for to the end, for that measures it,
+    unless nearly everyone else is in: one device in an outage must not hold a fleet.
+    """
+    done = len(reported)
+    slowest_s = max((reach.smoothed_s for reach in reported), default=longest_s)
+    measured = done >= MEASURED_SHARE * (done + len(missing))
+
+    def patience_s(reach: Reach | None) -> float:
+        if reach is None:
+            return 2 * slowest_s if measured else longest_s
+        late_s = reach.smoothed_s * (1 + 1 / max(1, done)) * reach.backoff
+        return max(LEAST_WAIT_S, min(late_s, reach.expected_s))
+
+    return min(longest_s, max(map(patience_s, missing), default=0.0))
+
+
 def density(fixed_bytes: int, dimension: int, largest: float = 1.0) -> float:
     """The share of coordinates that brings the most for its cost.
 
@@ -148,7 +174,8 @@ def _lane_of_speed(one: Candidate, others: Sequence[Candidate]) -> int:
     if one.reach is None or not known:
         return 1
     usual_s = known[(len(known) - 1) // 2]
-    return _power_of_two(math.sqrt(one.reach.expected_s / usual_s)) if usual_s > 0 else 1
+    slower = one.reach.expected_s / usual_s if usual_s > 0 else 1.0
+    return max(_power_of_two(math.sqrt(slower)), min(MAX_LANE, 1 << max(0, one.reach.missed - 1)))
 
 
 def _lane_of_budget(one: Candidate, round_bytes: int, rounds_left: int) -> int:

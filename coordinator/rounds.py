@@ -97,7 +97,9 @@ class CoordinatorState:
     devices: Mapping[str, StatusMessage] = field(default_factory=dict)
     chunk_sizes: frozenset[int] = frozenset()  # in which devices fetch models; only ever more
     reaches: Mapping[str, Reach] = field(default_factory=dict)  # measured since the process started
-    asked: Mapping[str, int] = field(default_factory=dict)  # each device's last round of those closed
+    answered: Mapping[str, int] = field(
+        default_factory=dict
+    )  # each device's last round, if it reported in it
     scale_shift: int | None = None  # of the next round, where it adapts
     evaluations: Mapping[str, EvaluationMessage] = field(default_factory=dict)
     done: bool = False
@@ -365,7 +367,8 @@ def close(
         last_mean=mean,
         convergence=convergence if committed else state.convergence,
         reaches=_without_answer(state, opened, now),
-        asked={**state.asked, **dict.fromkeys(opened.cohort, opened.number)},
+        answered={device: last for device, last in state.answered.items() if device not in opened.cohort}
+        | dict.fromkeys(opened.reports, opened.number),
         scale_shift=pacing.scale_shift(opened.update.scale_shift, _rms_steps(reports)),
         rounds_closed=opened.number,
         open=None,
@@ -422,7 +425,22 @@ def _is_due(settings: CoordinatorSettings, state: CoordinatorState, opened: Open
         and len(opened.reports) >= settings.rounds.quorum
     ):
         return True
-    return opened.deadline is not None and now >= opened.deadline
+    return (closes_at := closing_time(settings, state)) is not None and now >= closes_at
+
+
+def closing_time(settings: CoordinatorSettings, state: CoordinatorState) -> float | None:
+    """When the open round closes if no more reports come; None without one, or in lockstep."""
+    opened = state.open
+    if opened is None or opened.deadline is None:
+        return None
+    if not settings.adaptive or len(opened.reports) < settings.rounds.quorum:
+        return opened.deadline
+    wait_s = pacing.wait_s(
+        [state.reaches[device] for device in opened.reports if device in state.reaches],
+        [state.reaches.get(device) for device in opened.cohort if device not in opened.reports],
+        settings.rounds.deadline_s,
+    )
+    return min(opened.deadline, opened.opened_at + wait_s)
 
 
 def _next_cohort(settings: CoordinatorSettings, state: CoordinatorState) -> tuple[str, ...]:
@@ -469,12 +487,12 @@ def _without_answer(state: CoordinatorState, opened: OpenRound, now: float) -> M
 
 
 def _stands_for(settings: CoordinatorSettings, state: CoordinatorState) -> Mapping[str, int]:
-    """The rounds that each device's report of the open one stands for: those since it was last asked."""
+    """The rounds that each device's report of the open one stands for: those since its last one, if it answered that."""
     if not settings.adaptive:
         return {}
     assert state.open is not None
     return {
-        device: min(pacing.MAX_LANE, state.open.number - state.asked.get(device, state.open.number - 1))
+        device: min(pacing.MAX_LANE, state.open.number - state.answered.get(device, state.open.number - 1))
         for device in state.open.cohort
     }
 

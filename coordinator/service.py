@@ -30,6 +30,7 @@ from sanderling.coordinator.rounds import (
     RoundRecord,
     Tick,
     announcement,
+    closing_time,
     new_state,
     step,
 )
@@ -138,10 +139,15 @@ class Coordinator:
                 self._link.subscribe(topic, qos=1)
             self._wait_for_broker()
             while not self._stop.is_set() and not self._state.done:
-                self._take(self._link.next_event(POLL_S))
+                self._take(self._link.next_event(self._patience_s()))
         finally:
             self._store_refusals()
             self._link.close()
+
+    def _patience_s(self) -> float:
+        """Until the open round closes, but a request to stop is looked for meanwhile."""
+        closes_at = closing_time(self._settings, self._state)
+        return POLL_S if closes_at is None else min(POLL_S, max(0.001, closes_at - time.time()))
 
     def _wait_for_broker(self) -> None:
         give_up, reason = time.monotonic() + self._service.connect_timeout_s, "no answer"
