@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from sanderling.broker.messages import NAME_PATTERN
+from sanderling.broker.topics import NAME_PATTERN
 from sanderling.firmware_export import boards, cmsis_nn, flashed, package
 from sanderling.firmware_export.boards import Board
 from sanderling.firmware_export.errors import FitError

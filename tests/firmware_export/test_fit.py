@@ -54,7 +54,9 @@ def test_memory_of_a_network_and_its_training() -> None:
     assert sizes(report, "sram") == {
         "arena": 32 + 64,  # inputs and features, features and logits are less
         "window": 4 * 32,  # behind the input, which ends the arena
-        "training": 520 + 4 * 260 - (96 + 128),  # d = 4 * 64 + 4 = 260: the head in training, its change; what is shared
+        "training": 520
+        + 4 * 260
+        - (96 + 128),  # d = 4 * 64 + 4 = 260: the head in training, its change; what is shared
         "round's head": 520,
         "example cache": 50 * (64 + 2) + 12 * 4,
         "held back": 2 * 12 * (64 + 2),
