@@ -21,7 +21,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sanderling.models.errors import MissingError, UnsoundError
+from sanderling.models.errors import UnsoundError
+from sanderling.models.optional import require
 
 Accountant = Literal["rdp", "pld"]
 
@@ -52,7 +53,9 @@ class Charge:
 
     noise_multiplier: float  # z: the noise's standard deviation over the sensitivity
     sampling: Sampling | None = None
-    divergence: float = 0.0  # KL in nats of all its noise from the rounded continuous Gaussian, as bounded
+    divergence: float = (
+        0.0  # KL in nats of all its noise from the rounded continuous Gaussian; 0 only unsampled
+    )
 
     def __post_init__(self) -> None:
         if not 0 < self.noise_multiplier < math.inf or not 0 <= self.divergence < math.inf:
@@ -191,10 +194,4 @@ def _without_its_warnings() -> Iterator[None]:
 
 
 def _dp_accounting() -> Any:
-    try:
-        import dp_accounting  # type: ignore[import-untyped]
-    except ImportError:
-        raise MissingError(
-            "privacy accounting needs the package dp-accounting: install sanderling[coordinator]"
-        ) from None
-    return dp_accounting
+    return require("dp_accounting", "privacy")
