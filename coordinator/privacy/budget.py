@@ -96,6 +96,7 @@ def reserve(state: Spending, number: int, charge: Charge, devices: Collection[st
             "a sampled round with privacy.device_epsilon: turning devices away by their past coins undoes the "
             "amplification; drop device_epsilon, or set privacy.amplification = false"
         )
+    _require_one_kind(state, charge)
     after = _with(state, entry)
     if not _fits(_charges(after.entries.values()), state.budget.epsilon, state.budget.delta, True):
         raise BudgetSpentError(
@@ -223,6 +224,17 @@ def spent_by_device(state: Spending) -> dict[str, float]:
         device: _epsilon(_charges(_of_device(state, device)), delta, False) if private else math.inf
         for device in devices
     }
+
+
+def _require_one_kind(state: Spending, charge: Charge) -> None:
+    """Under sampling, PLD composes what was fixed beforehand, and all noise of continuous accounting pays for its grid."""
+    kinds = {(other.noise_multiplier, other.sampling) for other in _charges(state.entries.values())}
+    kinds.add((charge.noise_multiplier, charge.sampling))
+    if len(kinds) > 1 and any(sampling is not None for _, sampling in kinds):
+        raise UnsoundError(
+            f"a sampled run with rounds of {len(kinds)} kinds: amplified rounds are accounted for as fixed beforehand; "
+            "keep the noise multiplier and the sampling of the first round, or account without amplification"
+        )
 
 
 def _of_device(state: Spending, device: str) -> list[Entry]:

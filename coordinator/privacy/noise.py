@@ -18,6 +18,7 @@ from typing import Literal
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 
+from sanderling.coordinator.privacy.accounting import Charge, Sampling, grid_divergence
 from sanderling.coordinator.privacy.discrete_gaussian import ByteSource, discrete_gaussian
 from sanderling.coordinator.privacy.sensitivity import ONE_Q16, Sensitivity, in_grid
 from sanderling.models.errors import UnsoundError
@@ -74,6 +75,16 @@ def noise_size(
         variance=_variance(update_multiplier, in_grid(bound, coordinates)),
         bit_variance=0 if bit_multiplier is None else _variance(bit_multiplier, bit_bound),
     )
+
+
+def charge_of(size: NoiseSize, noise_multiplier: float, sampling: Sampling | None = None) -> Charge:
+    """What a release of this size costs; `noise_multiplier` is of the update and the bit together."""
+    divergence = 0.0
+    if sampling is not None:
+        divergence = grid_divergence(size.variance, size.coordinates)
+        if size.bit_variance:
+            divergence += grid_divergence(size.bit_variance, 1)
+    return Charge(noise_multiplier=noise_multiplier, sampling=sampling, divergence=divergence)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
