@@ -30,7 +30,7 @@ def discrete_gaussian(variance: int, count: int, source: ByteSource) -> Int64Vec
     """
     if not 1 <= variance <= _LARGEST_VARIANCE:
         raise ValueError(f"a variance of {variance}, expected an integer in 1..2**100")
-    words = _words(source)
+    words = words_from(source)
     return np.fromiter((_gaussian(variance, words) for _ in range(count)), dtype=np.int64, count=count)
 
 
@@ -47,7 +47,7 @@ def _gaussian(variance: int, words: Iterator[int]) -> int:
 def _laplace(scale: int, words: Iterator[int]) -> int:
     """Algorithm 2: P(x) proportional to exp(-|x| / scale)."""
     while True:
-        remainder = _below(scale, words)
+        remainder = below(scale, words)
         if not _bernoulli_exp(remainder, scale, words):
             continue
         quotient = 0
@@ -72,12 +72,12 @@ def _bernoulli_exp(numerator: int, denominator: int, words: Iterator[int]) -> bo
 def _bernoulli_exp_fraction(numerator: int, denominator: int, words: Iterator[int]) -> bool:
     """Algorithm 1 for a fraction within [0, 1]: the first failure of Bernoulli(fraction / k), k = 1, 2, ... is odd."""
     k = 1
-    while _bernoulli(numerator, denominator * k, words):
+    while bernoulli(numerator, denominator * k, words):
         k += 1
     return k % 2 == 1
 
 
-def _bernoulli(numerator: int, denominator: int, words: Iterator[int]) -> bool:
+def bernoulli(numerator: int, denominator: int, words: Iterator[int]) -> bool:
     """True with probability numerator / denominator: a uniform real below it, compared a word at a time."""
     while True:
         digit, numerator = divmod(numerator << _WORD_BITS, denominator)
@@ -86,7 +86,7 @@ def _bernoulli(numerator: int, denominator: int, words: Iterator[int]) -> bool:
             return word < digit
 
 
-def _below(bound: int, words: Iterator[int]) -> int:
+def below(bound: int, words: Iterator[int]) -> int:
     """Uniform in [0, bound), bound <= 2**64, by rejection."""
     mask = (1 << (bound - 1).bit_length()) - 1
     while True:
@@ -95,7 +95,7 @@ def _below(bound: int, words: Iterator[int]) -> int:
             return value
 
 
-def _words(source: ByteSource) -> Iterator[int]:
+def words_from(source: ByteSource) -> Iterator[int]:
     while True:
         block = source(_BLOCK_BYTES)
         if len(block) != _BLOCK_BYTES:

@@ -59,17 +59,17 @@ def test_same_bytes_same_samples(seeded):
 
 def test_a_coin_compares_every_bit():
     third = (1 << 64) // 3
-    assert module._bernoulli(1, 3, words_of(third - 1))
-    assert not module._bernoulli(1, 3, words_of(third + 1))
-    assert module._bernoulli(1, 3, words_of(third, third - 1))  # the same to 64 bits: the next word decides
-    assert not module._bernoulli(1, 3, words_of(third, third + 1))
-    assert module._bernoulli(1, 1, words_of((1 << 64) - 1))
-    assert not module._bernoulli(0, 1, words_of(1))
+    assert module.bernoulli(1, 3, words_of(third - 1))
+    assert not module.bernoulli(1, 3, words_of(third + 1))
+    assert module.bernoulli(1, 3, words_of(third, third - 1))  # the same to 64 bits: the next word decides
+    assert not module.bernoulli(1, 3, words_of(third, third + 1))
+    assert module.bernoulli(1, 1, words_of((1 << 64) - 1))
+    assert not module.bernoulli(0, 1, words_of(1))
 
 
 @pytest.mark.parametrize("gamma", [Fraction(0), Fraction(1, 3), Fraction(1), Fraction(7, 3)])
 def test_exponential_coin(gamma, seeded):
-    count, words = 20000, module._words(seeded(8))
+    count, words = 20000, module.words_from(seeded(8))
     hits = sum(module._bernoulli_exp(gamma.numerator, gamma.denominator, words) for _ in range(count))
     expected = math.exp(-gamma)
     assert abs(hits / count - expected) <= 4 * math.sqrt(expected * (1 - expected) / count)
