@@ -58,6 +58,16 @@ UpdateMode = Literal["mask", "topk"]
 State = Literal["online", "offline"]
 
 
+class _NoTags(dict[int, Any]):
+    """cbor2's decoders by tag: none of its own, for they build integers too long to print, and fractions too long to reduce."""
+
+    def __missing__(self, tag: int) -> Any:
+        raise ValueError(f"tag {tag}")
+
+
+_NO_TAGS = _NoTags()
+
+
 class _Message:
     """What all messages share: a version in front, one encoding, a size limit."""
 
@@ -100,9 +110,15 @@ class _Message:
     @classmethod
     def _items(cls, data: bytes) -> dict[Any, object]:
         try:
-            item = cbor2.loads(data, max_depth=_DEPTH, allow_indefinite=False, allow_duplicate_keys=False)
-        except Exception as error:  # a tag's own decoder may raise anything at all
-            raise MessageError(cls.NAME, f"not CBOR: {error!s:.120}") from None
+            item = cbor2.loads(
+                data,
+                max_depth=_DEPTH,
+                allow_indefinite=False,
+                allow_duplicate_keys=False,
+                semantic_decoders=_NO_TAGS,
+            )
+        except Exception as error:  # not only cbor2's own: a key that cannot be hashed, text that is no UTF-8
+            raise MessageError(cls.NAME, f"expected CBOR without tags: {error!s:.120}") from None
         if not isinstance(item, dict if cls.MAP else list):
             raise MessageError(cls.NAME, f"expected {'a map' if cls.MAP else 'an array'}, got another item")
         return dict(item if cls.MAP else enumerate(item))

@@ -242,6 +242,26 @@ def test_another_encoding_is_refused(name, data):
         m.StatusMessage.decode(data) if "map" in name else m.UpdateMessage.decode(data)
 
 
+BIGNUM = b"\xc2\x59\x07\xd0" + 2000 * b"\xff"  # has more digits than Python prints
+TAGGED = {
+    "an integer too long to print": BIGNUM,
+    "a fraction": b"\xd8\x1e\x82\x01\x03",
+    "a fraction of integers too long to print": b"\xd8\x1e\x82" + BIGNUM + b"\x03",
+    "a decimal": b"\xc4\x82\x1a\x7f\xff\xff\xff\x01",
+    "a pattern": b"\xd8\x23\x66(a+)+b",
+    "a tag nobody knows": b"\xda\xff\xff\xff\xff\x01",
+}
+
+
+@pytest.mark.parametrize("tagged", TAGGED.values(), ids=TAGGED)
+@pytest.mark.parametrize(("at", "plain"), [(1, b"\x01"), (5, b"\x03")], ids=["version", "round"])
+def test_a_tagged_item_is_refused_before_it_is_built(tagged, at, plain):
+    data = UPDATE.encode()
+    assert data[at : at + 1] == plain
+    with pytest.raises(MessageError, match="without tags"):
+        m.UpdateMessage.decode(data[:at] + tagged + data[at + 1 :])
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_size_is_checked_before_parsing(rule):
     with pytest.raises(TooLargeError) as caught:
