@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--client", metavar="NAME", help="whose examples of the data set are its own (default: ID)"
     )
     parser.add_argument(
-        "--dir", type=Path, help="where firmware and storage are kept (default: sanderling-node-ID)"
+        "--dir", type=Path, help="where its identity, firmware and storage are (default: sanderling-ID)"
     )
     parser.add_argument(
         "--exit-when-finished", action="store_true", help="leave when the federation is finished"
@@ -44,7 +44,8 @@ def run(arguments: argparse.Namespace, console: Console) -> tuple[dict[str, Any]
     source = read_source(
         SourceSettings(name=name, client=arguments.client or arguments.device, options=choices)
     )
-    directory = (arguments.dir or Path(f"sanderling-node-{arguments.device}")).resolve()
+    directory = (arguments.dir or Path(f"sanderling-{arguments.device}")).resolve()
+    tls = security.device_tls(config, arguments.device, directory / security.IDENTITY)
     console.progress(f"building the firmware of {arguments.device} for {board.name}")
     package = assembly.starting_point(config).package
     program = node.build(package, board, directory, source, config.training.capacity)
@@ -55,7 +56,7 @@ def run(arguments: argparse.Namespace, console: Console) -> tuple[dict[str, Any]
         host=config.link.host,
         port=config.link.port,
         exit_when_finished=arguments.exit_when_finished,
-        tls=security.device_tls(config, arguments.device, directory / security.IDENTITY),
+        tls=tls,
     )
     outcome = node.run(program, board, settings, source, options.stop_on_signal(), console.progress)
     if outcome.status not in (None, 0):
