@@ -67,10 +67,12 @@ def decode_report(
 
 
 def _check_known(settings: CoordinatorSettings, state: CoordinatorState, device_id: str, kind: str) -> None:
+    if device_id in state.devices:  # let in before; far sooner found than among thousands of names
+        return
     if settings.devices:
         if device_id not in settings.devices:
             raise UnknownDeviceError(device_id)
-    elif device_id not in state.devices and (kind != "status" or len(state.devices) >= MAX_DEVICES):
+    elif kind != "status" or len(state.devices) >= MAX_DEVICES:
         raise UnknownDeviceError(device_id)
 
 

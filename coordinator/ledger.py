@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -121,11 +121,12 @@ class Ledger:
                 ),
             )
 
-    def add_report(self, number: int, report: Report) -> None:
-        """A report was accepted."""
+    def add_reports(self, number: int, reports: Sequence[Report]) -> None:
+        """Reports of a round were accepted; all of them are stored, or none."""
         with self._transaction():
-            self._database.execute(
-                "INSERT INTO report VALUES (?, ?, ?)", (number, report.device_id, report.message)
+            self._database.executemany(
+                "INSERT INTO report VALUES (?, ?, ?)",
+                [(number, report.device_id, report.message) for report in reports],
             )
 
     def close_round(self, record: RoundRecord, model: GlobalModel) -> None:

@@ -414,15 +414,14 @@ def _advance(settings: CoordinatorSettings, state: CoordinatorState, now: float)
 
 def _is_due(settings: CoordinatorSettings, state: CoordinatorState, opened: OpenRound, now: float) -> bool:
     """Whether the open round is to be closed: enough reports, nobody left who could report, or the deadline."""
-    missing = [device for device in opened.cohort if device not in opened.reports]
     if settings.rounds.mode == "lockstep":
-        return not missing
+        return len(opened.reports) == len(opened.cohort)
     wanted = min(settings.selection.cohort or len(opened.cohort), len(opened.cohort))
     if len(opened.reports) >= max(wanted, settings.rounds.quorum):
         return True
-    if (
-        not any(_is_online(state, device) for device in missing)
-        and len(opened.reports) >= settings.rounds.quorum
+    missing = (device for device in opened.cohort if device not in opened.reports)
+    if len(opened.reports) >= settings.rounds.quorum and not any(
+        _is_online(state, device) for device in missing
     ):
         return True
     return (closes_at := closing_time(settings, state)) is not None and now >= closes_at

@@ -42,6 +42,7 @@ from sanderling.models.updates import GlobalModel
 Log = Callable[[str], None]
 POLL_S = 0.5  # how often deadlines are looked at while nothing arrives
 MAX_QUEUED_MESSAGES = 20_000  # a plan's models in chunks of every size, and those of the plan before cleared
+MAX_BURST = 50  # messages stored and acknowledged together; brokers have 100 on their way at once
 REFUSALS_TOLD = 3  # of each kind between two rounds; the others are only counted
 
 
@@ -91,6 +92,7 @@ class Coordinator:
         self._network, self._state = self._begin_or_resume(start)
         self._published: dict[tuple[bytes, int | None], tuple[str, ...]] = {}  # (model, chunk size): topics
         self._refused: Counter[str] = Counter()  # since they were last stored
+        self._unstored: list[RecordReport] = []  # of the burst under way, not acknowledged either
         self._link = Link(
             LinkSettings(
                 host=service.host,
@@ -139,7 +141,7 @@ class Coordinator:
                 self._link.subscribe(topic, qos=1)
             self._wait_for_broker()
             while not self._stop.is_set() and not self._state.done:
-                self._take(self._link.next_event(self._patience_s()))
+                self._take_burst(self._link.next_event(self._patience_s()))
         finally:
             self._store_refusals()
             self._link.close()
@@ -153,7 +155,7 @@ class Coordinator:
         give_up, reason = time.monotonic() + self._service.connect_timeout_s, "no answer"
         while not self._stop.is_set():
             event = self._link.next_event(POLL_S)
-            self._take(event)
+            self._take_burst(event)
             if isinstance(event, Connected):
                 return
             if isinstance(event, Disconnected):
@@ -165,6 +167,19 @@ class Coordinator:
                     "or name another with -c link.host=… -c link.port=…"
                 )
 
+    def _take_burst(self, event: object) -> None:
+        """What has come by now: a write to the disk costs the same for one report and for all of them."""
+        received = []
+        while event is not None:
+            self._take(event)
+            if isinstance(event, Incoming):
+                received.append(event)
+            event = self._link.next_event(0) if len(received) < MAX_BURST else None
+        self._step(Tick())
+        self._store_reports()
+        for incoming in received:
+            self._link.acknowledge(incoming)  # only now: what came is stored, or refused for good
+
     def _take(self, event: object) -> None:
         match event:
             case Connected():
@@ -174,10 +189,8 @@ class Coordinator:
                 self._log(f"no broker at {self._service.host}:{self._service.port}: {reason}; trying again")
             case Incoming():
                 self._receive(event)
-                self._link.acknowledge(event)  # only now: what came is stored, or refused for good
             case _:
                 pass
-        self._step(Tick())
 
     def _receive(self, incoming: Incoming) -> None:
         try:
@@ -197,13 +210,15 @@ class Coordinator:
             self._carry_out(effect)
 
     def _carry_out(self, effect: Effect) -> None:
+        if not isinstance(effect, RecordReport):  # all else comes after the reports before it
+            self._store_reports()
         match effect:
             case RecordOpened(round=opened):
                 self._ledger.open_round(opened)
                 if opened.reason:
                     self._log(f"[round {opened.number}/{self._settings.rounds.count}] {opened.reason}")
-            case RecordReport(number=number, report=report):
-                self._ledger.add_report(number, report)
+            case RecordReport():
+                self._unstored.append(effect)
             case RecordClosed(record=record, model=model):
                 self._ledger.close_round(record, model)
                 self._store_refusals()
@@ -216,6 +231,12 @@ class Coordinator:
                 self._carry(models, sizes)
             case Finish(model=model):
                 self._ledger.finish(time.time(), model)
+
+    def _store_reports(self) -> None:
+        if self._unstored:
+            number = self._unstored[0].number  # of them all: a round closes only after they are stored
+            self._ledger.add_reports(number, [recorded.report for recorded in self._unstored])
+            self._unstored.clear()
 
     def _store_refusals(self) -> None:
         """Once a round, not once a message: a flood of bad messages must not become a flood of writes."""

@@ -30,7 +30,7 @@ class Recorder:
                 case RecordOpened(round=opened):
                     self.ledger.open_round(opened)
                 case RecordReport(number=number, report=report):
-                    self.ledger.add_report(number, report)
+                    self.ledger.add_reports(number, [report])
                 case RecordClosed(record=record, model=model):
                     self.ledger.close_round(record, model)
                 case RecordEvaluation(device_id=device, message=message):
@@ -151,7 +151,7 @@ def test_a_report_cannot_be_stored_twice(recorder) -> None:
     recorder.write()
     (stored,) = recorder.lab.of(RecordReport)
     with pytest.raises(sqlite3.IntegrityError):
-        recorder.ledger.add_report(1, stored.report)
+        recorder.ledger.add_reports(1, [stored.report])
     assert list(recorder.ledger.reports(1)) == ["a"]
 
 
