@@ -7,6 +7,7 @@
     sanderling/1/{federation}/device/{id}/update        the device
     sanderling/1/{federation}/device/{id}/status        retained, the device and its last will
     sanderling/1/{federation}/device/{id}/evaluation    the device
+    sanderling/1/{federation}/device/{id}/doctor        the device's `sanderling doctor`; nobody listens
     sanderling/1/{federation}/enrol/{token id}/request  who has the token
     sanderling/1/{federation}/enrol/{token id}/reply    the authority
 
@@ -62,6 +63,9 @@ class Topics:
 
     def evaluation(self, device: str) -> str:
         return self._of_device(device, "evaluation")
+
+    def doctor(self, device: str) -> str:
+        return self._of_device(device, "doctor")
 
     @property
     def all_updates(self) -> str:

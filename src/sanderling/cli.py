@@ -36,6 +36,7 @@ COMMANDS = {
     "device show": ("device_show", "show a device's certificates"),
     "device rotate": ("device_rotate", "give a device new keys"),
     "device revoke": ("device_revoke", "end a device's membership"),
+    "doctor": ("doctor", "find the first hop that fails between a node and its federation"),
     "broker run": ("broker_run", "start the broker of a federation"),
     "coordinator run": ("coordinator_run", "run the rounds of a federation"),
     "edge run": ("edge_run", "run a device's agent"),
@@ -93,7 +94,7 @@ def _run(arguments: list[str], console: Console) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object; progress goes to stderr")
     result: tuple[dict[str, Any], str] = module.run(parser.parse_args(rest), console)
     console.result(*result)
-    return 0
+    return int(result[0].get("exit_status", 0))  # of a command whose result is that something fails
 
 
 def _find(arguments: list[str]) -> tuple[str, list[str]]:
