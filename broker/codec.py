@@ -266,6 +266,8 @@ def _cost_table() -> NDArray[np.int64]:
 
 
 _COSTS = _cost_table()
+_UNZIGZAG = (np.arange(256) >> 1 ^ -(np.arange(256) & 1)).astype(np.int8)
+_PLACES = np.array([128, 64, 32, 16, 8, 4, 2, 1], np.uint8)
 
 
 def _best_coding(zigzag: NDArray[np.uint8]) -> int:
@@ -297,10 +299,11 @@ def _decode_values(bits: Bits, k: int, coding: int) -> tuple[Int8Vector, int]:
     else:
         quotient = reader.unary(k)
         zigzag = reader.numbers(k, coding)
-        escape = quotient == _QUOTIENT_CAP
-        quotient[escape] = escaped = reader.numbers(int(escape.sum()), 8 - coding)
-        if escaped.size and escaped.min() < _QUOTIENT_CAP:
-            raise CodecError(f"an escaped quotient below {_QUOTIENT_CAP}: not canonical")
+        escape = (quotient == _QUOTIENT_CAP).nonzero()[0]
+        if escape.size:
+            quotient[escape] = escaped = reader.numbers(escape.size, 8 - coding)
+            if escaped.min() < _QUOTIENT_CAP:
+                raise CodecError(f"an escaped quotient below {_QUOTIENT_CAP}: not canonical")
         if k and quotient.max() > 255 >> coding:
             raise CodecError(f"a quotient of {quotient.max()}: quantised values lie in -127..127")
         zigzag |= quotient << np.uint8(coding)
@@ -308,7 +311,7 @@ def _decode_values(bits: Bits, k: int, coding: int) -> tuple[Int8Vector, int]:
         raise CodecError("value -128: quantised values lie in -127..127")
     if coding != _best_coding(zigzag):
         raise CodecError(f"value coding {coding}, {_best_coding(zigzag)} takes fewer bits: not canonical")
-    return (zigzag >> 1 ^ -(zigzag & 1)).view(np.int8), reader.used
+    return _UNZIGZAG[zigzag], reader.used
 
 
 class _Reader:
@@ -320,8 +323,9 @@ class _Reader:
 
     def unary(self, count: int) -> NDArray[np.uint8]:
         """(count,) lengths of runs of ones, each ended by a zero and at most _QUOTIENT_CAP long."""
-        ends = np.flatnonzero(self._bits == 0)[:count]
-        runs = np.diff(ends, prepend=-1) - 1
+        ends = (self._bits == 0).nonzero()[0][:count]
+        runs = ends.copy()
+        runs[1:] -= ends[:-1] + 1
         if len(ends) < count:
             raise CodecError(f"{len(ends)} of {count} values: truncated")
         if count and runs.max() > _QUOTIENT_CAP:
@@ -334,7 +338,7 @@ class _Reader:
         end = self.used + count * width
         if end > len(self._bits):
             raise CodecError(f"{len(self._bits) - self.used} of {count * width} bits: truncated")
-        plane = np.zeros((count, 8), np.uint8)
-        plane[:, 8 - width :] = self._bits[self.used : end].reshape(count, width)
+        plane = self._bits[self.used : end].reshape(count, width)
         self.used = end
-        return np.packbits(plane, axis=1).reshape(count)
+        numbers: NDArray[np.uint8] = plane @ _PLACES[8 - width :]
+        return numbers
