@@ -4,6 +4,8 @@
 
 #include "sanderling/agent.h"
 
+/* agent_state.c */
+
 uint32_t sl_agent_now_ms(const sl_agent *agent);
 
 /* A line for people. */
@@ -57,6 +59,8 @@ bool sl_agent_move_bytes(sl_agent *agent);
 
 /* Sends what is due, as far as the line takes it. */
 void sl_agent_send(sl_agent *agent);
+
+/* agent.c */
 
 /* Something came over the connection, or became of it. */
 void sl_agent_take_event(sl_agent *agent, const sl_mqtt_event *event);
