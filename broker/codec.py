@@ -323,7 +323,7 @@ class _Reader:
 
     def unary(self, count: int) -> NDArray[np.uint8]:
         """(count,) lengths of runs of ones, each ended by a zero and at most _QUOTIENT_CAP long."""
-        ends = (self._bits == 0).nonzero()[0][:count]
+        ends: NDArray[np.int64] = (self._bits == 0).nonzero()[0][:count]
         runs = ends.copy()
         runs[1:] -= ends[:-1] + 1
         if len(ends) < count:
@@ -340,5 +340,4 @@ class _Reader:
             raise CodecError(f"{len(self._bits) - self.used} of {count * width} bits: truncated")
         plane = self._bits[self.used : end].reshape(count, width)
         self.used = end
-        numbers: NDArray[np.uint8] = plane @ _PLACES[8 - width :]
-        return numbers
+        return plane @ _PLACES[8 - width :]
