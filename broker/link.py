@@ -258,15 +258,13 @@ class Link:
         except queue.Empty:
             return None
 
-    def acknowledge(self, incoming: Incoming) -> None:
-        """Tells the broker that the message is safe here.
+    def acknowledge(self, *incoming: Incoming) -> None:
+        """Tells the broker that the messages are safe here, in the order given.
 
-        Does nothing at QoS 0, or when the connection it came on is gone: then it comes again.
+        Does nothing at QoS 0, or when the connection one came on is gone: then it comes again.
         """
-        if incoming.qos == 0:
-            return
         with self._lock:
-            self._acknowledgements.append(incoming)
+            self._acknowledgements.extend(one for one in incoming if one.qos > 0)
         self._wake()
 
     def measure(self) -> LinkMeasure:

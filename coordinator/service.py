@@ -169,7 +169,7 @@ class Coordinator:
 
     def _take_burst(self, event: object) -> None:
         """What has come by now: a write to the disk costs the same for one report and for all of them."""
-        received = []
+        received: list[Incoming] = []
         while event is not None:
             self._take(event)
             if isinstance(event, Incoming):
@@ -177,8 +177,8 @@ class Coordinator:
             event = self._link.next_event(0) if len(received) < MAX_BURST else None
         self._step(Tick())
         self._store_reports()
-        for incoming in received:
-            self._link.acknowledge(incoming)  # only now: what came is stored, or refused for good
+        if received:
+            self._link.acknowledge(*received)  # only now: what came is stored, or refused for good
 
     def _take(self, event: object) -> None:
         match event:
