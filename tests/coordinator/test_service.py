@@ -12,6 +12,7 @@ from sanderling.broker.link import Incoming, Link, LinkSettings
 from sanderling.broker.messages import RoundPlan
 from sanderling.broker.run import start_broker
 from sanderling.broker.topics import Topics
+from sanderling.coordinator.ledger import Ledger
 from sanderling.coordinator.rounds import DeviceStatus, new_state
 from sanderling.coordinator.service import Coordinator, ServiceSettings, Start
 from sanderling.coordinator.tracking import NoTracker
@@ -51,7 +52,7 @@ class Broker:
 
 
 @contextlib.contextmanager
-def coordinating(directory: Path, port: int):
+def coordinating(directory: Path, port: int, devices: tuple[str, ...] = ("mcu",)):
     service = ServiceSettings(
         directory=directory,
         host="127.0.0.1",
@@ -61,7 +62,7 @@ def coordinating(directory: Path, port: int):
         connect_timeout_s=10,
     )
     stop = threading.Event()
-    settings = make_settings(mode="lockstep", devices=("mcu",), count=2)
+    settings = make_settings(mode="lockstep", devices=devices, count=2)
 
     def run() -> None:
         start = Start(config="", network=b"package", model=INITIAL)
@@ -97,3 +98,34 @@ def test_chunks_stand_beside_the_body_and_are_cleared_with_it(tmp_path: Path) ->
             broker.until(lambda: broker.plan.round == 2)
             body, chunks = (retained(TOPICS, twin.state.model, size) for size in (None, 256))
             broker.until(lambda: broker.models == body | chunks)
+
+
+@pytest.mark.network
+def test_a_burst_of_reports_is_in_the_ledger_before_any_is_acknowledged(tmp_path: Path, monkeypatch) -> None:
+    devices = tuple(f"d{number:02}" for number in range(40))
+    stored_when_acknowledged, bursts, acknowledge = [], [], Link.acknowledge
+
+    def looked_at(link: Link, *incoming: Incoming) -> None:
+        updates = {TOPICS.device_of(one.topic) for one in incoming if one.topic.endswith("/update")}
+        if updates and threading.current_thread() is not threading.main_thread():  # the coordinator's own
+            with contextlib.closing(Ledger(tmp_path)) as ledger:  # as who comes after a kill reads it
+                stored_when_acknowledged.append(updates <= ledger.reports(1).keys())
+            bursts.append(len(updates))
+        acknowledge(link, *incoming)
+
+    monkeypatch.setattr(Link, "acknowledge", looked_at)
+    with start_broker() as running, coordinating(tmp_path, running.port, devices) as settings:
+        broker = Broker(running.port)
+        with contextlib.closing(broker.link):
+            for device in devices:
+                broker.link.publish(TOPICS.status(device), status().encode(), qos=1, retain=True)
+            broker.until(lambda: broker.plan is not None and broker.plan.round == 1)
+            run = broker.plan.run
+            twin = Lab(settings, new_state(run, INITIAL, len(b"package")), [])
+            twin.announce(*devices)
+            for device in devices:
+                broker.link.publish(TOPICS.update(device), twin.update(run=run), qos=1)
+            broker.until(lambda: broker.plan.round == 2)
+    assert sum(bursts) == len(devices) and all(stored_when_acknowledged)
+    with contextlib.closing(Ledger(tmp_path)) as ledger:
+        assert tuple(ledger.reports(1)) == devices
