@@ -42,7 +42,7 @@ from sanderling.models.updates import GlobalModel
 Log = Callable[[str], None]
 POLL_S = 0.5  # how often deadlines are looked at while nothing arrives
 MAX_QUEUED_MESSAGES = 20_000  # a plan's models in chunks of every size, and those of the plan before cleared
-MAX_BURST = 50  # messages stored and acknowledged together; brokers have 100 on their way at once
+MAX_BURST = 100  # messages stored and acknowledged together: as many as mosquitto has on their way at once
 REFUSALS_TOLD = 3  # of each kind between two rounds; the others are only counted
 
 
