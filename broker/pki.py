@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -121,15 +122,13 @@ class Authority:
         """A device's certificate for a DER signing request (RFC 2986). UsageError where it is not for `device_id`."""
         try:
             csr = x509.load_der_x509_csr(request)
-            proven = csr.is_signature_valid
-        except (ValueError, TypeError) as error:
+            proven, key, named = csr.is_signature_valid, csr.public_key(), _common_name(csr.subject)
+        except (ValueError, TypeError, x509.InvalidVersion, UnsupportedAlgorithm) as error:
             raise UsageError(f"{device_id}: not a certificate signing request: {error}") from error
-        key = csr.public_key()
         if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
             raise UsageError(f"{device_id}: expected a P-256 key in the request")
         if not proven:
             raise UsageError(f"{device_id}: the request is not signed by the key in it")
-        named = _common_name(csr.subject)
         if named != check_device_name(device_id):
             raise UsageError(f"expected a request of {device_id!r}, came one of {named!r:.80}")
         return self.sign_client(key, device_id, now)

@@ -147,6 +147,14 @@ def test_a_request_that_its_key_did_not_sign_is_refused(made):
         made.authority().sign_request(bytes(csr), "watch-04", NOW)
 
 
+@pytest.mark.parametrize(("place", "value"), [(7, 1), (44, 0)], ids=["version", "curve"])
+def test_a_request_of_an_unknown_version_or_curve_is_refused(made, place, value):
+    csr = bytearray(REQUEST)
+    csr[place] = value
+    with pytest.raises(UsageError, match="not a certificate signing request"):
+        made.authority().sign_request(bytes(csr), "watch-04", NOW)
+
+
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_nothing_but_usage_error_comes_of_a_damaged_request(data, tmp_path_factory):
