@@ -46,6 +46,7 @@ from sanderling.broker.identity import (
     read_identity,
 )
 from sanderling.broker.topics import check_name
+from sanderling.models import plain_cbor
 from sanderling.models.errors import ProtocolError, UsageError
 
 VERSION = 1
@@ -244,10 +245,7 @@ def _fields(raw: bytes, types: tuple[type, ...]) -> list[Any]:
 
 
 def _array(raw: bytes, types: tuple[type, ...]) -> list[Any]:
-    try:
-        value = cbor2.loads(raw)
-    except (cbor2.CBORError, ValueError, RecursionError) as error:
-        raise ValueError(f"not CBOR: {error}") from None
+    value = plain_cbor.loads(raw, depth=2)
     if not isinstance(value, list) or [type(part) for part in value] != list(types):
         raise ValueError(f"expected an array of {', '.join(kind.__name__ for kind in types)}")
     return value

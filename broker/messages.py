@@ -29,6 +29,7 @@ from sanderling.broker.fields import (
     write_fields,
 )
 from sanderling.broker.topics import NAME_PATTERN
+from sanderling.models import plain_cbor
 from sanderling.models.errors import UsageError
 from sanderling.models.updates import GlobalModel
 
@@ -56,16 +57,6 @@ Phase = Literal["waiting", "round", "finished"]
 Arithmetic = Literal["exact", "fast"]
 UpdateMode = Literal["mask", "topk"]
 State = Literal["online", "offline"]
-
-
-class _NoTags(dict[int, Any]):
-    """cbor2's decoders by tag: none of its own, for they build integers too long to print, and fractions too long to reduce."""
-
-    def __missing__(self, tag: int) -> Any:
-        raise ValueError(f"tag {tag}")
-
-
-_NO_TAGS = _NoTags()
 
 
 class _Message:
@@ -110,15 +101,9 @@ class _Message:
     @classmethod
     def _items(cls, data: bytes) -> dict[Any, object]:
         try:
-            item = cbor2.loads(
-                data,
-                max_depth=_DEPTH,
-                allow_indefinite=False,
-                allow_duplicate_keys=False,
-                semantic_decoders=_NO_TAGS,
-            )
-        except Exception as error:  # not only cbor2's own: a key that cannot be hashed, text that is no UTF-8
-            raise MessageError(cls.NAME, f"expected CBOR without tags: {error!s:.120}") from None
+            item = plain_cbor.loads(data, depth=_DEPTH)
+        except ValueError as error:
+            raise MessageError(cls.NAME, str(error)) from None
         if not isinstance(item, dict if cls.MAP else list):
             raise MessageError(cls.NAME, f"expected {'a map' if cls.MAP else 'an array'}, got another item")
         return dict(item if cls.MAP else enumerate(item))

@@ -12,7 +12,7 @@ from typing import Any
 import cbor2
 import numpy as np
 
-from sanderling.models import network_file
+from sanderling.models import network_file, plain_cbor
 from sanderling.models.errors import ModelFormatError, UsageError
 from sanderling.models.network import Network
 from sanderling.models.preprocessing import Preprocessing
@@ -78,9 +78,9 @@ def _items(data: bytes) -> list[Any]:
     if len(data) > LIMIT_BYTES:
         raise ModelFormatError(f"model package of {len(data)} bytes, at most {LIMIT_BYTES} are read")
     try:
-        items = cbor2.loads(data, max_depth=3, allow_indefinite=False)
-    except (cbor2.CBORDecodeError, ValueError, TypeError) as problem:
-        raise ModelFormatError(f"model package: not CBOR: {problem!s:.120}") from None
+        items = plain_cbor.loads(data, depth=3)
+    except ValueError as problem:
+        raise ModelFormatError(f"model package: {problem}") from None
     if not isinstance(items, list) or not items:
         raise ModelFormatError("model package: expected an array")
     return items

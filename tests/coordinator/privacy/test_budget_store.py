@@ -19,13 +19,22 @@ DELTA = 1e-5
 CHARGE = Charge(noise_multiplier=2.0)
 BUDGET = Budget(epsilon=epsilon({CHARGE: 2}, DELTA), delta=DELTA)  # for two rounds
 SIZE = NoiseSize(coordinates=8, variance=10**6)
+_OPEN: list[sqlite3.Connection] = []
 
 
 def connect(directory: Path, factory: type[sqlite3.Connection] = sqlite3.Connection) -> sqlite3.Connection:
     database = sqlite3.connect(directory / "ledger.sqlite", isolation_level=None, factory=factory)
     database.execute("PRAGMA journal_mode=WAL")
     database.execute("PRAGMA synchronous=FULL")
+    _OPEN.append(database)
     return database
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    yield
+    while _OPEN:
+        _OPEN.pop().close()
 
 
 def run(store: BudgetStore, published: list[tuple[int, bytes]]) -> None:
