@@ -14,8 +14,8 @@ from pathlib import Path
 
 from sanderling.firmware_export import toolchain
 from sanderling.firmware_export.targets import FOLDER, Target
-from sanderling.firmware_export.third_party import cache_folder
 from sanderling.models.errors import MissingError, SanderlingError
+from sanderling.models.native import cache_folder
 
 PLUGIN = FOLDER / "counting" / "count.c"
 

@@ -15,9 +15,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from sanderling.firmware_export.third_party import MONOCYPHER, cache_folder, source
+from sanderling.firmware_export.third_party import MONOCYPHER, source
 from sanderling.models.errors import MissingError, SanderlingError
-from sanderling.models.native import HEADERS, LIBRARY, default_folder
+from sanderling.models.native import HEADERS, LIBRARY, cache_folder, default_folder
 
 RUNTIME = Path(__file__).parent / "runtime"
 WARNINGS = ("-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror")

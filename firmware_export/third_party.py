@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from sanderling.models.errors import MissingError
+from sanderling.models.native import cache_folder
 
 TIMEOUT_S = 60.0
 
@@ -68,12 +69,6 @@ def source(package: SourcePackage) -> Path:
             )
         _unpack(package, archive, folder)
     return folder
-
-
-def cache_folder() -> Path:
-    """Where fetched packages and built libraries are kept."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "sanderling"
 
 
 def _download(package: SourcePackage) -> bytes:

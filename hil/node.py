@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sanderling.broker.child import new_lines, relay
 from sanderling.broker.mqtt_client import TlsFiles
 from sanderling.edge_runtime import gateway
 from sanderling.edge_runtime.sources import Source
@@ -80,14 +81,15 @@ def run(
     """Until the node ends or `stop` is set. SanderlingError when the board stops while it is fed."""
     settings.directory.mkdir(parents=True, exist_ok=True)
     with toolchain.emulate(program.elf, target, arguments=_options(settings, source)) as emulator:
-        lines = _lines(emulator.log_file)
+        emulator.log_file.touch()  # QEMU may not have made it yet
+        lines = new_lines(emulator.log_file)
         log(f"{target.name} runs {program.elf.name}; {samples.count(source)} windows go to it")
         with _gateway(emulator, settings, log) as figures:
             _feed(emulator, source, stop)
             while emulator.process.poll() is None and not stop.is_set():
-                _relay(lines, log)
+                relay(lines, log)
                 stop.wait(POLL_S)
-            _relay(lines, log)
+            relay(lines, log)
         status = emulator.process.poll()
         return Outcome(
             status=status, log=tuple(emulator.log.splitlines()), line=figures[0] if figures else {}
@@ -144,20 +146,3 @@ def _feed(emulator: Emulator, source: Source, stop: threading.Event) -> None:
                     rest = rest[line.send(rest) :]
                 except TimeoutError:
                     continue
-
-
-def _lines(file: Path) -> Iterator[str | None]:
-    """New whole lines of a file that is being written; None when there is none just now."""
-    pending = ""
-    while not file.exists():
-        yield None
-    with file.open(encoding="utf-8", errors="replace") as handle:
-        while True:
-            *whole, pending = (pending + handle.read()).split("\n")
-            yield from whole
-            yield None
-
-
-def _relay(lines: Iterator[str | None], log: Log) -> None:
-    while (line := next(lines)) is not None:
-        log(line)

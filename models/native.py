@@ -62,8 +62,13 @@ def default_library() -> Path | None:
 
 def default_folder() -> Path:
     """Where the library of this machine and its headers are kept."""
+    return cache_folder() / "runtime"
+
+
+def cache_folder() -> Path:
+    """Where what was fetched or built for this user is kept."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "sanderling" / "runtime"
+    return Path(base) / "sanderling"
 
 
 def open_default() -> Native:

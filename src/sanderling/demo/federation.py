@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sanderling import assembly, config_file, data_source, security
 from sanderling.broker import pki
+from sanderling.broker.child import new_lines, relay
 from sanderling.broker.desk import Desk
 from sanderling.broker.mosquitto import free_port
 from sanderling.commands.membership import enrol_here
@@ -74,14 +75,14 @@ def run(config: FederationConfig, directory: Path, console: Console) -> tuple[di
             processes.start(
                 device, ["edge", "run", "--device", device, *common, "--dir", state, "--exit-when-finished"]
             )
-        progress = _lines(processes.log("broker"), processes.log("coordinator"))
-        _relay(progress, console)
+        progress = new_lines(processes.log("broker"), processes.log("coordinator"))
+        relay(progress, console.progress)
         compared = compare(config)
         while coordinator.poll() is None:
             processes.check()
-            _relay(progress, console)
+            relay(progress, console.progress)
             time.sleep(POLL_S)
-        _relay(progress, console)
+        relay(progress, console.progress)
         processes.check()
         return json.loads(processes.output("coordinator")), compared
 
@@ -195,23 +196,3 @@ def _central_accuracy(compared: Comparison) -> float:
 def _rounds_to(rounds: list[dict[str, Any]], target: float) -> int | None:
     """Rounds spent when the model first reached `target`: a round reports the accuracy of the model it starts from."""
     return next((entry["round"] - 1 for entry in rounds if entry["validation_accuracy"] >= target), None)
-
-
-def _lines(*files: Path) -> Iterator[str | None]:
-    """New whole lines of files that are being written; None when there is none just now."""
-    handles = [file.open(encoding="utf-8", errors="replace") for file in files]
-    pending = [""] * len(handles)
-    try:
-        while True:
-            for index, handle in enumerate(handles):
-                *whole, pending[index] = (pending[index] + handle.read()).split("\n")
-                yield from whole
-            yield None
-    finally:
-        for handle in handles:
-            handle.close()
-
-
-def _relay(lines: Iterator[str | None], console: Console) -> None:
-    while (line := next(lines)) is not None:
-        console.progress(line)
